@@ -1,0 +1,11 @@
+module diego.internal/auctioneer
+
+go 1.26.0
+
+require diego.internal/proto v0.0.0
+require diego.internal/servicekit v0.0.0
+require diego.internal/locket v0.0.0
+
+replace diego.internal/proto => ../proto
+replace diego.internal/servicekit => ../servicekit
+replace diego.internal/locket => ../locket

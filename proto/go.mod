@@ -1,0 +1,3 @@
+module diego.internal/proto
+
+go 1.26.0

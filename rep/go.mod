@@ -1,0 +1,13 @@
+module diego.internal/rep
+
+go 1.26.0
+
+require diego.internal/proto v0.0.0
+require diego.internal/servicekit v0.0.0
+require diego.internal/locket v0.0.0
+require diego.internal/executor v0.0.0
+
+replace diego.internal/proto => ../proto
+replace diego.internal/servicekit => ../servicekit
+replace diego.internal/locket => ../locket
+replace diego.internal/executor => ../executor

@@ -1,0 +1,3 @@
+module diego.internal/servicekit
+
+go 1.26.0

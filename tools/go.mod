@@ -1,0 +1,3 @@
+module diego.internal/tools
+
+go 1.26.0
