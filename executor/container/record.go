@@ -1,0 +1,183 @@
+// Package container owns the nouns of the executor, the record of one container and its life cycle: which state follows
+// which, and what each change writes. It is pure: no clock, no I/O, no goroutine. It does not build or run anything.
+package container
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// MaxFailureReason is the largest failure reason in bytes; a longer one is cut.
+const MaxFailureReason = 10000
+
+const truncated = "\n... (truncated)\n"
+
+// ErrInvalidTransition says that the order does not fit the state of the container.
+var ErrInvalidTransition = errors.New("container cannot transition to given state")
+
+// State of a container.
+type State string
+
+// The states, in their order.
+const (
+	// StateReserved: resources are held, nothing is built.
+	StateReserved State = "reserved"
+	// StateInitializing: run information is attached, building is queued or under way.
+	StateInitializing State = "initializing"
+	// StateCreated: the container exists; setup, action and checks are starting.
+	StateCreated State = "created"
+	// StateRunning: all members of the action tree are ready.
+	StateRunning State = "running"
+	// StateCompleted: finished, failed or stopped; it waits to be deleted.
+	StateCompleted State = "completed"
+)
+
+// Resources that one container takes; zero memory or disk means unlimited and takes nothing.
+type Resources struct {
+	MemoryMB int `json:"memory_mb"`
+	DiskMB   int `json:"disk_mb"`
+	MaxPids  int `json:"max_pids"`
+}
+
+// Result of a container that has ended.
+type Result struct {
+	// Failed is false when the action ended well. For an LRP that is a crash all the same.
+	Failed bool `json:"failed"`
+	// FailureReason is at most MaxFailureReason bytes and valid UTF-8.
+	FailureReason string `json:"failure_reason"`
+	// Retryable says that the infrastructure failed before user code ran.
+	Retryable bool `json:"retryable"`
+	// Stopped says that somebody asked for the stop.
+	Stopped bool `json:"stopped"`
+}
+
+// PortMapping is one port of the container and the host's port that leads to it.
+type PortMapping struct {
+	ContainerPort uint32 `json:"container_port"`
+	HostPort      uint32 `json:"host_port"`
+}
+
+// NetInfo is how a container is reached.
+type NetInfo struct {
+	// ExternalIP is the cell's address, at which the host ports answer.
+	ExternalIP string `json:"external_ip,omitempty"`
+	// InternalIP is the container's own address.
+	InternalIP string        `json:"internal_ip,omitempty"`
+	Ports      []PortMapping `json:"ports,omitempty"`
+}
+
+// Record is what is known about one container. It is a value: methods return the changed copy. Maps and pointers in it
+// are shared between copies and must not be written to.
+type Record struct {
+	GUID      string            `json:"guid"`
+	State     State             `json:"state"`
+	Resources Resources         `json:"resources"`
+	Tags      map[string]string `json:"tags,omitempty"`
+	// AllocatedAt is when the reservation was made.
+	AllocatedAt time.Time `json:"allocated_at"`
+	// RunInfo is nil while reserved.
+	RunInfo *RunInfo `json:"run_info,omitempty"`
+	Net     NetInfo  `json:"net,omitzero"`
+	// Routable says whether routers may send requests; it is true only while running.
+	Routable bool   `json:"routable"`
+	Result   Result `json:"result,omitzero"`
+}
+
+// Reserve makes a record that holds resources.
+func Reserve(guid string, resources Resources, tags map[string]string, now time.Time) Record {
+	return Record{GUID: guid, State: StateReserved, Resources: resources, Tags: maps.Clone(tags), AllocatedAt: now}
+}
+
+// Initialized attaches run information and, where given, more tags.
+func (r Record) Initialized(info *RunInfo, tags map[string]string) (Record, error) {
+	if r.State != StateReserved {
+		return r, r.refuse(StateInitializing)
+	}
+	merged := maps.Clone(r.Tags)
+	if merged == nil && len(tags) > 0 {
+		merged = make(map[string]string, len(tags))
+	}
+	maps.Copy(merged, tags)
+	r.State, r.RunInfo, r.Tags = StateInitializing, info, merged
+	return r, nil
+}
+
+// Created notes that the container exists and how it is reached.
+func (r Record) Created(net NetInfo) (Record, error) {
+	if r.State != StateInitializing {
+		return r, r.refuse(StateCreated)
+	}
+	r.State, r.Net = StateCreated, net
+	return r, nil
+}
+
+// Running notes that all members of the tree are ready.
+func (r Record) Running(routable bool) (Record, error) {
+	if r.State != StateCreated {
+		return r, r.refuse(StateRunning)
+	}
+	r.State, r.Routable = StateRunning, routable
+	return r, nil
+}
+
+// WithRoutable changes the flag of a running container.
+func (r Record) WithRoutable(routable bool) (Record, error) {
+	if r.State != StateRunning {
+		return r, fmt.Errorf("changing routable of container %q in state %s: %w", r.GUID, r.State, ErrInvalidTransition)
+	}
+	r.Routable = routable
+	return r, nil
+}
+
+// StopRequested notes that somebody asked for the stop; the state changes when it has happened.
+func (r Record) StopRequested() Record {
+	r.Result.Stopped = true
+	return r
+}
+
+// Completed ends the container from any state. A second completion overwrites the first result, but Stopped stays.
+func (r Record) Completed(failed bool, reason string, retryable bool) Record {
+	r.State, r.Routable = StateCompleted, false
+	r.Result = Result{Failed: failed, FailureReason: CutReason(reason), Retryable: retryable, Stopped: r.Result.Stopped}
+	return r
+}
+
+// Updated replaces internal routes and metric tags; a nil argument keeps what is there. Run information must be present.
+func (r Record) Updated(routes []InternalRoute, tags map[string]string) (Record, error) {
+	if r.RunInfo == nil || r.State == StateCompleted {
+		return r, fmt.Errorf("updating container %q in state %s: %w", r.GUID, r.State, ErrInvalidTransition)
+	}
+	info := *r.RunInfo
+	if routes != nil {
+		info.InternalRoutes = routes
+	}
+	if tags != nil {
+		info.LogConfig.Tags = maps.Clone(tags)
+	}
+	r.RunInfo = &info
+	return r, nil
+}
+
+// HasContainer says whether the engine should know a container for this record.
+func (r Record) HasContainer() bool { return r.State == StateCreated || r.State == StateRunning }
+
+func (r Record) refuse(to State) error {
+	return fmt.Errorf("container %q is %s, not to be %s: %w", r.GUID, r.State, to, ErrInvalidTransition)
+}
+
+// CutReason bounds a failure reason to MaxFailureReason bytes at a border between characters.
+func CutReason(reason string) string {
+	reason = strings.ToValidUTF8(reason, "\uFFFD")
+	if len(reason) <= MaxFailureReason {
+		return reason
+	}
+	cut := MaxFailureReason - len(truncated)
+	for cut > 0 && !utf8.RuneStart(reason[cut]) {
+		cut--
+	}
+	return reason[:cut] + truncated
+}
