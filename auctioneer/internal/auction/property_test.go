@@ -1,0 +1,233 @@
+package auction
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+func genCells(t *rapid.T) []Cell {
+	tag := rapid.SampledFrom([]string{"gpu", "GPU", "isolated"})
+	tags := rapid.SliceOfN(tag, 0, 2)
+	cells := make([]Cell, rapid.IntRange(0, 40).Draw(t, "cells"))
+	shared := &Profile{ArbitraryRootFS: []string{"docker"}, FixedRootFS: map[string][]string{"preloaded": {"stack"}}}
+	wild := rapid.Bool().Draw(t, "profiles differ")
+	sizes := rapid.IntRange(1, 3).Draw(t, "sizes")
+	for i := range cells {
+		c := &cells[i]
+		c.ID = fmt.Sprintf("cell-%02d", i)
+		c.Zone = fmt.Sprintf("z%d", rapid.IntRange(0, 2).Draw(t, "zone"))
+		c.Index = rapid.IntRange(0, 50).Draw(t, "index")
+		c.Condition = rapid.SampledFrom([]Condition{Open, Open, Open, Open, Open, Open, Evacuating, Unreachable, Unhealthy}).Draw(t, "condition")
+		c.Profile = shared
+		if wild && rapid.Bool().Draw(t, "own profile") {
+			c.Profile = &Profile{
+				ArbitraryRootFS: rapid.SampledFrom([][]string{nil, {"docker"}}).Draw(t, "arbitrary"),
+				FixedRootFS:     map[string][]string{"preloaded": {"stack", "other"}},
+				VolumeDrivers:   rapid.SampledFrom([][]string{nil, {"nfs"}}).Draw(t, "drivers"),
+				RequiredTags:    tags.Draw(t, "required"),
+				OptionalTags:    tags.Draw(t, "optional"),
+			}
+		}
+		k := int64(rapid.IntRange(1, sizes).Draw(t, "size"))
+		c.Total = Resources{MemoryMB: 100 * k, DiskMB: 150 * k, Containers: 20}
+		if rapid.IntRange(0, 20).Draw(t, "zero total") == 0 {
+			c.Total.DiskMB = 0
+		}
+		c.Available = Resources{
+			MemoryMB:   rapid.Int64Range(-5, 100*k).Draw(t, "memory"),
+			DiskMB:     rapid.Int64Range(0, 150*k).Draw(t, "disk"),
+			Containers: rapid.Int64Range(0, 20).Draw(t, "containers"),
+		}
+		if rapid.Bool().Draw(t, "empty") {
+			c.Available = c.Total
+		}
+		c.ProxyMemoryMB = rapid.SampledFrom([]int64{0, 8}).Draw(t, "proxy")
+		c.Starting = rapid.IntRange(0, 3).Draw(t, "starting")
+		c.StartSlots = rapid.SampledFrom([]int{NoStartLimit, NoStartLimit, 0, 2, 5}).Draw(t, "slots")
+		c.Tasks = rapid.IntRange(0, 8).Draw(t, "tasks")
+		c.Instances = rapid.MapOfN(rapid.SampledFrom([]string{"p0", "p1", "p2", "q"}), rapid.IntRange(1, 3), 0, 3).Draw(t, "instances")
+	}
+	return cells
+}
+
+func genItems(t *rapid.T, cells []Cell) []Item {
+	tags := rapid.SliceOfN(rapid.SampledFrom([]string{"gpu", "GPU", "isolated", "none"}), 0, 3)
+	requests := make([]*Request, rapid.IntRange(1, 4).Draw(t, "requests"))
+	for i := range requests {
+		r := &Request{
+			MemoryMB: rapid.SampledFrom([]int64{0, 1, 5, 20, 60}).Draw(t, "memory"),
+			DiskMB:   rapid.SampledFrom([]int64{0, 1, 10, 70}).Draw(t, "disk"),
+			Proxy:    rapid.Bool().Draw(t, "proxy"),
+			RootFS:   rapid.SampledFrom([]string{"preloaded:stack", "preloaded:stack", "docker:///x", "preloaded:other", "::", "odd:x"}).Draw(t, "rootfs"),
+		}
+		if rapid.IntRange(0, 4).Draw(t, "plain") == 0 {
+			r.VolumeDrivers = rapid.SampledFrom([][]string{nil, {"nfs"}, {"nfs", "nfs"}}).Draw(t, "drivers")
+			if r.Constrained = rapid.Bool().Draw(t, "constrained"); r.Constrained {
+				r.Require = tags.Draw(t, "require")
+			} else {
+				r.PlacementTags = tags.Draw(t, "tags")
+			}
+		}
+		requests[i] = r
+	}
+	start := time.Unix(1000, 0)
+	var items []Item
+	for p := range rapid.IntRange(0, 4).Draw(t, "processes") {
+		r := rapid.SampledFrom(requests).Draw(t, "request")
+		from := rapid.IntRange(0, 2).Draw(t, "from")
+		for i := range rapid.IntRange(1, 60).Draw(t, "instances") {
+			items = append(items, Item{Kind: LRP, GUID: fmt.Sprintf("p%d", p), Index: from + i, Request: r, Queued: start.Add(time.Duration(p%2) * time.Second)})
+		}
+	}
+	for i := range rapid.IntRange(0, 20).Draw(t, "tasks") {
+		items = append(items, Item{Kind: Task, GUID: fmt.Sprintf("t%d", i), Request: rapid.SampledFrom(requests).Draw(t, "request"), Queued: start})
+	}
+	for i := range items {
+		if len(cells) > 0 && rapid.IntRange(0, 9).Draw(t, "avoid") == 0 {
+			items[i].Avoid = []string{rapid.SampledFrom(cells).Draw(t, "cell").ID}
+		}
+	}
+	return items
+}
+
+func genOptions(t *rapid.T) Options {
+	return Options{
+		StartingWeight: rapid.SampledFrom([]float64{0, 0.25, 1}).Draw(t, "starting weight"),
+		BinPackWeight:  rapid.SampledFrom([]float64{0, 0, 0.25, 1}).Draw(t, "bin pack weight"),
+		InFlightLimit:  rapid.SampledFrom([]int{0, 0, 30}).Draw(t, "limit"),
+		Seed:           rapid.Uint64().Draw(t, "seed"),
+	}
+}
+
+// TestScheduleEqualsNaive replays each decision of the fast auction through the naive
+// one: the order must be the same, each winner one of the best cells of all, and each
+// refusal must have the same words.
+func TestScheduleEqualsNaive(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		cells, opts := genCells(t), genOptions(t)
+		items := genItems(t, cells)
+		got := New(cells, opts).Schedule(items)
+		if len(got.Placements)+len(got.Refusals) != len(items) {
+			t.Fatalf("%d items became %d placements and %d refusals", len(items), len(got.Placements), len(got.Refusals))
+		}
+		n := newNaive(cells, opts)
+		for _, i := range n.order(items) {
+			d := n.decide(&items[i])
+			if len(d.best) == 0 {
+				if len(got.Refusals) == 0 || got.Refusals[0].Item != i {
+					t.Fatalf("%v should be refused with %q", items[i], d.text)
+				}
+				r := got.Refusals[0]
+				got.Refusals = got.Refusals[1:]
+				if r.Text != d.text || r.Waiting != d.waiting {
+					t.Fatalf("%v refused with %q waiting %v, want %q waiting %v", items[i], r.Text, r.Waiting, d.text, d.waiting)
+				}
+				checkVerdict(t, n, &items[i], r.Verdict)
+				continue
+			}
+			if len(got.Placements) == 0 || got.Placements[0].Item != i {
+				t.Fatalf("%v should be placed on one of %v", items[i], d.best)
+			}
+			p := got.Placements[0]
+			got.Placements = got.Placements[1:]
+			if !slices.Contains(d.best, p.Cell) {
+				t.Fatalf("%v placed on %s, the best are %v", items[i], p.Cell, d.best)
+			}
+			n.place(&items[i], p.Cell)
+		}
+	})
+}
+
+// checkVerdict counts again what a refusal says about the cells.
+func checkVerdict(t *rapid.T, n *naive, it *Item, v *Verdict) {
+	want := map[string]int{}
+	for i := range n.cells {
+		c := &n.cells[i]
+		switch {
+		case c.Condition == Unreachable:
+			want["unreachable"]++
+		case c.Condition == Unhealthy:
+			want["unhealthy"]++
+		case c.Condition == Evacuating:
+			want["evacuating"]++
+		case n.step(it, c) < 3:
+			want[[]string{"rootfs", "volume_drivers", "placement_tags"}[n.step(it, c)]]++
+		case slices.Contains(it.Avoid, c.ID):
+			want["refused"]++
+		case len(n.missing(it, c)) > 0:
+			for _, m := range n.missing(it, c) {
+				want[m]++
+			}
+		case c.StartSlots == 0:
+			want["start_limit"]++
+		}
+	}
+	if diff := cmp.Diff(want, v.Counts()); diff != "" {
+		t.Fatalf("verdict of %v (-want +got):\n%s", it, diff)
+	}
+	if v.Cells != len(n.cells) {
+		t.Fatalf("verdict is about %d cells of %d", v.Cells, len(n.cells))
+	}
+}
+
+// TestScheduleIsDeterministic: the order of the input has no say.
+func TestScheduleIsDeterministic(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		cells, opts := genCells(t), genOptions(t)
+		items := genItems(t, cells)
+		byKey := func(cells []Cell, items []Item) map[string]string {
+			out := map[string]string{}
+			r := New(cells, opts).Schedule(items)
+			for _, p := range r.Placements {
+				out[fmt.Sprint(items[p.Item].GUID, items[p.Item].Index)] = p.Cell
+			}
+			for _, p := range r.Refusals {
+				out[fmt.Sprint(items[p.Item].GUID, items[p.Item].Index)] = p.Text
+			}
+			return out
+		}
+		want := byKey(cells, items)
+		got := byKey(rapid.Permutation(cells).Draw(t, "cells"), rapid.Permutation(items).Draw(t, "items"))
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("another order of the input gives another result (-first +second):\n%s", diff)
+		}
+	})
+}
+
+// TestExplainAgrees: the cell that Schedule chooses is one that Explain finds without
+// a reason against it, and its score is the best of its zone.
+func TestExplainAgrees(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		cells, opts := genCells(t), genOptions(t)
+		opts.InFlightLimit = 0
+		items := genItems(t, cells)
+		if len(items) == 0 {
+			return
+		}
+		item := items[0]
+		verdicts := New(cells, opts).Explain(item)
+		result := New(cells, opts).Schedule([]Item{item})
+		if len(result.Refusals) > 0 {
+			for _, v := range verdicts {
+				if len(v.Reasons) == 0 {
+					t.Fatalf("refused with %q although cell %s would take it", result.Refusals[0].Text, v.Cell)
+				}
+			}
+			return
+		}
+		winner := verdicts[slices.IndexFunc(verdicts, func(v CellVerdict) bool { return v.Cell == result.Placements[0].Cell })]
+		for _, v := range verdicts {
+			if len(v.Reasons) == 0 && v.Zone == winner.Zone && v.Score() < winner.Score()-1e-9 {
+				t.Fatalf("%s (%v) won over %s (%v)", winner.Cell, winner.Score(), v.Cell, v.Score())
+			}
+		}
+	})
+}
