@@ -15,12 +15,26 @@ import (
 	"runtime"
 
 	"go.yaml.in/yaml/v3"
-
-	"diego.internal/servicekit/lifecycle"
 )
 
 // ErrDone says that -check or -version did its work and that the process shall end, successfully.
-var ErrDone = lifecycle.WithExitCode(errors.New("nothing more to do"), lifecycle.ExitOK)
+var ErrDone error = &exit{err: errors.New("nothing more to do"), code: 0}
+
+// exitConfig is lifecycle.ExitConfig. Package lifecycle finds it by the method ExitCode, since an
+// import would close a circle.
+const exitConfig = 2
+
+// exit is an error with the exit code of the process.
+type exit struct {
+	err  error
+	code int
+}
+
+func (e *exit) Error() string { return e.err.Error() }
+func (e *exit) Unwrap() error { return e.err }
+func (e *exit) ExitCode() int { return e.code }
+
+func bad(err error) error { return &exit{err: err, code: exitConfig} }
 
 // flags are what the command line of every process may hold.
 type flags struct {
@@ -47,14 +61,14 @@ func Load[T any](args []string) (T, error) {
 		return cfg, ErrDone
 	}
 	if fl.file == "" {
-		return cfg, lifecycle.WithExitCode(errors.New("the flag -config FILE is missing"), lifecycle.ExitConfig)
+		return cfg, bad(errors.New("the flag -config FILE is missing"))
 	}
 	data, err := os.ReadFile(fl.file)
 	if err != nil {
-		return cfg, lifecycle.WithExitCode(fmt.Errorf("reading the configuration: %w", err), lifecycle.ExitConfig)
+		return cfg, bad(fmt.Errorf("reading the configuration: %w", err))
 	}
 	if err := decode(fl.file, data, &cfg); err != nil {
-		return cfg, lifecycle.WithExitCode(err, lifecycle.ExitConfig)
+		return cfg, bad(err)
 	}
 	if fl.check {
 		return cfg, printEffective(os.Stdout, cfg)
@@ -91,9 +105,9 @@ func parseFlags(args []string) (flags, error) {
 		set.PrintDefaults()
 		return fl, ErrDone
 	case err != nil:
-		return fl, lifecycle.WithExitCode(err, lifecycle.ExitConfig)
+		return fl, bad(err)
 	case set.NArg() > 0:
-		return fl, lifecycle.WithExitCode(fmt.Errorf("unexpected argument %q", set.Arg(0)), lifecycle.ExitConfig)
+		return fl, bad(fmt.Errorf("unexpected argument %q", set.Arg(0)))
 	}
 	return fl, nil
 }

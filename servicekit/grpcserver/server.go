@@ -24,8 +24,8 @@ type Options struct {
 type Table map[string][]string
 type Server struct{ grpc *grpc.Server }
 
-func New(o Options) (*Server, error)                            { return nil, errors.New("not yet") }
-func (s *Server) GRPC() grpc.ServiceRegistrar                   { return s.grpc }
-func (s *Server) Addr() string                                  { return "" }
-func (s *Server) SetServing(service string, serving bool)       {}
-func (s *Server) Run(ctx context.Context) error                 { <-ctx.Done(); return nil }
+func New(o Options) (*Server, error)                      { return nil, errors.New("not yet") }
+func (s *Server) GRPC() grpc.ServiceRegistrar             { return s.grpc }
+func (s *Server) Addr() string                            { return "" }
+func (s *Server) SetServing(service string, serving bool) {}
+func (s *Server) Run(ctx context.Context) error           { <-ctx.Done(); return nil }

@@ -117,8 +117,12 @@ func exitCode(err error, stopping bool) int {
 	if err == nil {
 		return ExitOK
 	}
-	if coded, ok := errors.AsType[*codedError](err); ok {
-		return coded.code
+	// By method and not by type: package config has a type of its own.
+	if coded, ok := errors.AsType[interface {
+		error
+		ExitCode() int
+	}](err); ok {
+		return coded.ExitCode()
 	}
 	if stopping && (errors.Is(err, context.Canceled) || errors.Is(err, ErrSignal)) {
 		return ExitOK
@@ -142,6 +146,7 @@ type codedError struct {
 
 func (e *codedError) Error() string { return e.err.Error() }
 func (e *codedError) Unwrap() error { return e.err }
+func (e *codedError) ExitCode() int { return e.code }
 
 func dumpGoroutines(w io.Writer) {
 	buf := make([]byte, stackLimit)

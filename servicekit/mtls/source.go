@@ -76,7 +76,8 @@ type Source struct {
 	failed error      // why the last reload was refused, nil if it was not
 }
 
-// Load reads the files. They must hold a certificate with a SPIFFE id that the CA bundle verifies.
+// Load reads the files. The certificate must carry a SPIFFE id; whether it is still valid is for peers to
+// judge, so that a process with an expired one starts, says so, and recovers when it is replaced.
 func Load(cfg Config) (*Source, error) {
 	s := &Source{cfg: cfg}
 	s.log.Store(slog.New(slog.DiscardHandler))

@@ -1,0 +1,67 @@
+package mtls
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"diego.internal/servicekit/telemetry"
+)
+
+// warnBefore is how long before its end a certificate is called out in the readiness document.
+const warnBefore = 30 * 24 * time.Hour
+
+// Observe lets tel show this source: the metric certificate_expiry_seconds per file, a readiness
+// check, and log lines for reloads. The gRPC server and client of this module call it; calling it
+// again changes nothing.
+func (s *Source) Observe(tel *telemetry.Telemetry) {
+	s.log.Store(tel.Log)
+	var already prometheus.AlreadyRegisteredError
+	for file, expiry := range map[string]func(*material) time.Time{
+		s.cfg.Certificate: func(m *material) time.Time { return m.certificate.Leaf.NotAfter },
+		s.cfg.CA:          func(m *material) time.Time { return m.rootExpiry },
+	} {
+		gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "certificate_expiry_seconds",
+			Help:        "Time until the certificate ends (of a bundle: the first to end); negative when it has ended.",
+			ConstLabels: prometheus.Labels{"file": file},
+		}, func() float64 { return time.Until(expiry(s.current.Load())).Seconds() })
+		if err := tel.Registry.Register(gauge); err != nil && !errors.As(err, &already) {
+			tel.Log.Error("metric-registration-failed", "error", err)
+		}
+	}
+	tel.AddReadiness("certificate "+s.cfg.Certificate, s.Readiness)
+}
+
+// certificateState is what the readiness document tells of a source.
+type certificateState struct {
+	Identity string    `json:"identity"`
+	Expires  time.Time `json:"expires"`
+	CAExpiry time.Time `json:"ca_expires"`
+	Warning  string    `json:"warning,omitempty"`
+}
+
+// Readiness tells identity and expiry. It is an error to have an expired certificate; one that ends
+// within 30 days, or files that cannot be taken up, are a warning.
+func (s *Source) Readiness() (detail any, err error) {
+	m := s.current.Load()
+	state := certificateState{Identity: m.identity.String(), Expires: m.certificate.Leaf.NotAfter, CAExpiry: m.rootExpiry}
+	left := time.Until(state.Expires)
+	if caLeft := time.Until(state.CAExpiry); caLeft < left {
+		left = caLeft
+	}
+	s.mu.Lock()
+	failed := s.failed
+	s.mu.Unlock()
+	switch {
+	case left <= 0:
+		err = fmt.Errorf("the certificate or its CA ended %v ago", (-left).Round(time.Second))
+	case failed != nil:
+		state.Warning = "the files on disk are not in use: " + failed.Error()
+	case left < warnBefore:
+		state.Warning = fmt.Sprintf("ends in %v", left.Round(time.Minute))
+	}
+	return state, err
+}
