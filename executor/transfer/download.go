@@ -1,0 +1,202 @@
+// Package transfer moves files between the cell and HTTP servers: verified downloads, archives read as tar, archives
+// unpacked below a folder of the host, and uploads. It knows no containers and caches nothing.
+package transfer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"time"
+)
+
+// Limits of transfers, as in the reference.
+const (
+	attempts       = 4
+	firstPause     = 500 * time.Millisecond
+	longestPause   = 5 * time.Second
+	jitter         = 200 * time.Millisecond
+	requestTimeout = 10 * time.Minute
+	dialTimeout    = 10 * time.Second
+	idleTimeout    = 10 * time.Second
+)
+
+// Source names something to download.
+type Source struct {
+	URL string
+	// ChecksumAlgorithm is md5, sha1 or sha256 in any case; both fields or none are set.
+	ChecksumAlgorithm string
+	ChecksumValue     string
+}
+
+// StatusError says that the server refused.
+type StatusError struct {
+	// Verb is "Download" or "Upload".
+	Verb string
+	Code int
+}
+
+func (e *StatusError) Error() string { return fmt.Sprintf("%s failed: Status code %d", e.Verb, e.Code) }
+
+// Config of a Client.
+type Config struct {
+	// TempDir takes files under way; it must exist.
+	TempDir string
+	// Downloads and Uploads at a time.
+	Downloads int
+	Uploads   int
+	// MaxBytes bounds one download, and once more what it unpacks to.
+	MaxBytes int64
+	// HTTP defaults to a client with the limits above and no kept connections.
+	HTTP *http.Client
+}
+
+// Client downloads and uploads. Its methods may be called concurrently; they wait for a slot.
+type Client struct {
+	cfg       Config
+	http      *http.Client
+	downloads chan struct{}
+	uploads   chan struct{}
+}
+
+// New returns a client.
+func New(cfg Config) *Client {
+	c := &Client{
+		cfg:       cfg,
+		http:      cfg.HTTP,
+		downloads: make(chan struct{}, cfg.Downloads),
+		uploads:   make(chan struct{}, cfg.Uploads),
+	}
+	if c.http == nil {
+		c.http = &http.Client{Timeout: requestTimeout, Transport: &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         dialIdle,
+			TLSHandshakeTimeout: dialTimeout,
+			DisableKeepAlives:   true,
+		}}
+	}
+	return c
+}
+
+// Download fetches a source into a file below the temporary folder. It tries up to four times and gives up at once when
+// ctx ends or the checksum is wrong. The caller removes the archive.
+func (c *Client) Download(ctx context.Context, source Source) (*Archive, error) {
+	if err := acquire(ctx, c.downloads); err != nil {
+		return nil, err
+	}
+	defer release(c.downloads)
+	var failed error
+	for n := range attempts {
+		if n > 0 {
+			if err := pause(ctx, n-1); err != nil {
+				return nil, errors.Join(failed, err)
+			}
+		}
+		archive, err := c.fetch(ctx, source)
+		if err == nil {
+			return archive, nil
+		}
+		failed = err
+		if _, wrong := errors.AsType[*ChecksumError](err); wrong || ctx.Err() != nil || errors.Is(err, ErrTooLarge) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("downloading: %w", failed)
+}
+
+func (c *Client) fetch(ctx context.Context, source Source) (_ *Archive, err error) {
+	sum, err := newChecksum(source.ChecksumAlgorithm, source.ChecksumValue)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, source.URL, nil)
+	if err != nil {
+		return nil, fmt.Errorf("making request: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }() // only read from
+	if resp.StatusCode != http.StatusOK {
+		return nil, &StatusError{Verb: "Download", Code: resp.StatusCode}
+	}
+	file, err := os.CreateTemp(c.cfg.TempDir, "download-")
+	if err != nil {
+		return nil, fmt.Errorf("making temporary file: %w", err)
+	}
+	archive := &Archive{file: file, maxInflated: c.cfg.MaxBytes}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, archive.Remove())
+		}
+	}()
+	var to io.Writer = file
+	if sum != nil {
+		to = io.MultiWriter(file, sum.hash)
+	}
+	archive.Size, err = io.Copy(to, &limited{in: resp.Body, left: c.cfg.MaxBytes, limit: c.cfg.MaxBytes})
+	if err != nil {
+		return nil, fmt.Errorf("receiving body: %w", err)
+	}
+	if sum != nil {
+		if err := sum.verify(); err != nil {
+			return nil, err
+		}
+	}
+	return archive, nil
+}
+
+// pause waits 500 ms × 2^n, at most 5 s, plus up to 200 ms.
+func pause(ctx context.Context, n int) error {
+	d := min(firstPause<<n, longestPause) + rand.N(jitter) //nolint:gosec // spreads load, keeps no secret
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-timer.C:
+		return nil
+	}
+}
+
+func acquire(ctx context.Context, slots chan struct{}) error {
+	select {
+	case slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func release(slots chan struct{}) { <-slots }
+
+// idleConn fails when nothing moves for a while, so that a stuck server cannot hold a slot for ten minutes.
+type idleConn struct{ net.Conn }
+
+func dialIdle(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return idleConn{conn}, nil
+}
+
+func (c idleConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(idleTimeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+func (c idleConn) Write(p []byte) (int, error) {
+	// The answer may take as long as the body takes to send: only a stuck direction counts.
+	if err := c.SetDeadline(time.Now().Add(idleTimeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
