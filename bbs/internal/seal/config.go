@@ -1,0 +1,81 @@
+package seal
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+
+	"diego.internal/servicekit/config"
+)
+
+// Config is the section "encryption" of the configuration.
+type Config struct {
+	// ActiveLabel names the key that new values are sealed under. Required.
+	ActiveLabel string `yaml:"active_label"`
+	// Keys that stored values may be sealed under; keep an old one until nothing uses it. At least one.
+	Keys []KeyConfig `yaml:"keys"`
+}
+
+// KeyConfig names one key and the file that holds it.
+type KeyConfig struct {
+	// Label is stored with every value: 1 to 127 bytes, unique.
+	Label string `yaml:"label"`
+	// File holds 32 random bytes, written as 64 hexadecimal digits or as base64.
+	File config.SecretFile `yaml:"file"`
+}
+
+// Validate returns all problems that can be seen without reading the files.
+func (c *Config) Validate() error {
+	var problems []error
+	if len(c.Keys) == 0 {
+		problems = append(problems, errors.New("keys: at least one is required"))
+	}
+	active := false
+	for i, key := range c.Keys {
+		if key.Label == "" || len(key.Label) > maxLabel {
+			problems = append(problems, fmt.Errorf("keys[%d].label: must have 1 to %d bytes", i, maxLabel))
+		}
+		if key.File == "" {
+			problems = append(problems, fmt.Errorf("keys[%d].file: is required", i))
+		}
+		active = active || key.Label == c.ActiveLabel
+	}
+	if !active {
+		problems = append(problems, fmt.Errorf("active_label: %q is not among the keys", c.ActiveLabel))
+	}
+	return errors.Join(problems...)
+}
+
+// Load reads the key files and returns the keyring.
+func Load(cfg Config) (*Keyring, error) {
+	keys := make([]Key, 0, len(cfg.Keys))
+	for _, kc := range cfg.Keys {
+		text, err := kc.File.Read()
+		if err != nil {
+			return nil, fmt.Errorf("reading key %q: %w", kc.Label, err)
+		}
+		key, err := ParseKey(kc.Label, text)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return New(keys, cfg.ActiveLabel)
+}
+
+// ParseKey reads a key as it is written in a file. The text never appears in the error.
+func ParseKey(label, text string) (Key, error) {
+	text = strings.TrimSpace(text)
+	raw, err := hex.DecodeString(text)
+	if err != nil {
+		raw, err = base64.StdEncoding.DecodeString(text)
+	}
+	if err != nil || len(raw) != keySize {
+		return Key{}, fmt.Errorf("parsing key %q: want %d bytes as hexadecimal or base64", label, keySize)
+	}
+	key := Key{Label: label}
+	copy(key.Secret[:], raw)
+	return key, nil
+}
