@@ -36,11 +36,11 @@ type Event struct {
 	Kind   EventKind
 	Before *Actual
 	After  *Actual
-	Crash  *Crash
+	Crash  *CrashRecord
 }
 
-// Crash is what a crash leaves behind, which no record holds if the instance restarts at once.
-type Crash struct {
+// CrashRecord is what a crash leaves behind, which no record holds if the instance restarts at once.
+type CrashRecord struct {
 	Count  int32 // this crash included
 	Reason string
 	Since  int64 // nanoseconds since the Unix epoch
