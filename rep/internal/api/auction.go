@@ -1,0 +1,137 @@
+// Package api serves rep.v1: it turns requests into calls of the packages that know what to do, and their answers into
+// messages. It holds no rule of its own.
+package api
+
+import (
+	"context"
+	"hash/fnv"
+
+	"diego.internal/executor"
+	"diego.internal/rep/internal/evacuation"
+	"diego.internal/rep/internal/translate"
+	"diego.internal/rep/internal/work"
+
+	repv1 "diego.internal/proto/rep/v1"
+	workloadv1 "diego.internal/proto/workload/v1"
+)
+
+// Cell is what does not change in the life of the process.
+type Cell struct {
+	ID    string
+	Zone  string
+	Index int32
+	// Address is host:port at which this API is reached.
+	Address              string
+	Providers            []*workloadv1.RootFSProvider
+	PlacementTags        []string
+	OptionalTags         []string
+	StartingContainerCap int32
+}
+
+// Auction serves rep.v1.Auction.
+type Auction struct {
+	repv1.UnimplementedAuctionServer
+
+	Cell      Cell
+	Executor  *executor.Client
+	Performer *work.Performer
+	Evacuator *evacuation.Evacuator
+}
+
+// State implements repv1.AuctionServer.
+func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.StateResponse, error) {
+	containers := a.Executor.ListContainers()
+	healthy, problem := a.Executor.Healthy()
+	out := &repv1.StateResponse{
+		CellId:                  a.Cell.ID,
+		Zone:                    a.Cell.Zone,
+		CellIndex:               a.Cell.Index,
+		RootfsProviders:         a.Cell.Providers,
+		TotalResources:          translate.Capacity(a.Executor.TotalResources()),
+		AvailableResources:      translate.Capacity(a.Executor.RemainingResources()),
+		Evacuating:              a.Evacuator.Evacuating(),
+		Healthy:                 healthy,
+		PlacementTags:           a.Cell.PlacementTags,
+		OptionalPlacementTags:   a.Cell.OptionalTags,
+		StartingContainerLimit:  a.Cell.StartingContainerCap,
+		StartingContainerCount:  starting(containers),
+		RepAddress:              a.Cell.Address,
+		ProxyMemoryAllocationMb: 0,
+	}
+	if !healthy {
+		out.Reason = work.ReasonUnhealthy
+		if problem != nil {
+			out.Reason += ": " + problem.Error()
+		}
+	}
+	if out.GetEvacuating() {
+		out.Reason = work.ReasonEvacuating
+	}
+	out.Version = version(out, containers)
+	if req.GetKnownVersion() == out.GetVersion() {
+		out.Unchanged = true
+		return out, nil
+	}
+	for _, c := range containers {
+		if err := a.add(out, c); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (a *Auction) add(out *repv1.StateResponse, c executor.Container) error {
+	resources, placement, state := translate.ResourcesMessage(c.Resources), translate.Placement(c), translate.State(c)
+	if c.Tags[translate.TagLifecycle] == translate.LifecycleTask {
+		out.Tasks = append(out.Tasks, &repv1.Task{
+			TaskGuid: c.Tags[translate.TagTaskGUID], Domain: c.Tags[translate.TagDomain], Resources: resources, Placement: placement, State: state,
+		})
+		return nil
+	}
+	key, instance, err := translate.LRPOf(c, a.Cell.ID)
+	if err != nil {
+		return err
+	}
+	out.Lrps = append(out.Lrps, &repv1.LRP{InstanceGuid: instance.GetInstanceGuid(), Key: key, Resources: resources, Placement: placement, State: state})
+	return nil
+}
+
+func starting(containers []executor.Container) int32 {
+	var n int32
+	for _, c := range containers {
+		switch c.State {
+		case executor.StateReserved, executor.StateInitializing, executor.StateCreated:
+			n++
+		case executor.StateRunning, executor.StateCompleted:
+		}
+	}
+	return n
+}
+
+// version is a digest of everything that the answer tells, so it changes with it and needs no bookkeeping.
+func version(out *repv1.StateResponse, containers []executor.Container) uint64 {
+	digest := fnv.New64a()
+	write := func(texts ...string) {
+		for _, text := range texts {
+			_, _ = digest.Write([]byte(text)) // never fails
+			_, _ = digest.Write([]byte{0})
+		}
+	}
+	write(out.GetReason(), out.GetAvailableResources().String(), out.GetTotalResources().String())
+	for _, c := range containers {
+		write(c.GUID, string(c.State))
+		if c.Result.Failed {
+			write("failed")
+		}
+	}
+	return digest.Sum64() | 1 // 0 is what a caller sends that knows none
+}
+
+// Perform implements repv1.AuctionServer.
+func (a *Auction) Perform(ctx context.Context, req *repv1.PerformRequest) (*repv1.PerformResponse, error) {
+	lrps, tasks, err := a.Performer.Perform(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &repv1.PerformResponse{Lrps: lrps, Tasks: tasks, AvailableResources: translate.Capacity(a.Executor.RemainingResources())}, nil
+}

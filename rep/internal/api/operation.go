@@ -1,0 +1,138 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"diego.internal/executor"
+	"diego.internal/rep/internal/evacuation"
+	"diego.internal/rep/internal/translate"
+	"diego.internal/servicekit/fault"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	repv1 "diego.internal/proto/rep/v1"
+)
+
+var errNotSimulated = fault.New(codes.FailedPrecondition, "not-a-simulation-rep", "a cell with real containers does not forget them")
+
+// Operation serves rep.v1.Operation.
+type Operation struct {
+	repv1.UnimplementedOperationServer
+
+	Executor  *executor.Client
+	Evacuator *evacuation.Evacuator
+	// Report is the pause between two messages of progress.
+	Report time.Duration
+	// Stopping is closed when the process ends, so that streams do not hold it up.
+	Stopping <-chan struct{}
+
+	usage usage
+}
+
+// Evacuate implements repv1.OperationServer.
+func (o *Operation) Evacuate(_ *repv1.EvacuateRequest, stream grpc.ServerStreamingServer[repv1.EvacuateResponse]) error {
+	o.Evacuator.Begin()
+	ticker := time.NewTicker(o.Report)
+	defer ticker.Stop()
+	for {
+		p := o.Evacuator.Progress()
+		err := stream.Send(&repv1.EvacuateResponse{
+			RemainingLrps: int32(p.LRPs), RemainingTasks: int32(p.Tasks), //nolint:gosec // at most a few hundred
+			Deadline: timestamppb.New(p.Deadline), Done: p.Done, Stranded: int32(p.Stranded), //nolint:gosec // at most a few hundred
+		})
+		if err != nil || p.Done {
+			return err
+		}
+		select {
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		case <-o.Evacuator.Done():
+		case <-o.Stopping:
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// Reset implements repv1.OperationServer.
+func (o *Operation) Reset(context.Context, *repv1.ResetRequest) (*repv1.ResetResponse, error) {
+	return nil, errNotSimulated
+}
+
+// ContainerMetrics implements repv1.OperationServer.
+func (o *Operation) ContainerMetrics(ctx context.Context, _ *repv1.ContainerMetricsRequest) (*repv1.ContainerMetricsResponse, error) {
+	metrics, err := o.Executor.GetBulkMetrics(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the metrics of the containers: %w", err)
+	}
+	out := &repv1.ContainerMetricsResponse{At: timestamppb.Now()}
+	for _, c := range o.Executor.ListContainers() {
+		m, ok := metrics[c.GUID]
+		if !ok {
+			continue
+		}
+		sample := &repv1.ContainerMetrics{
+			ContainerGuid:    c.GUID,
+			TaskGuid:         c.Tags[translate.TagTaskGUID],
+			CpuPercent:       o.usage.percent(c.GUID, m.CPUUsage, m.ContainerAge),
+			MemoryBytes:      m.MemoryUsageInBytes,
+			MemoryQuotaBytes: m.MemoryLimitInBytes,
+			DiskBytes:        m.DiskUsageInBytes,
+			DiskQuotaBytes:   m.DiskLimitInBytes,
+			CpuUsage:         durationpb.New(m.CPUUsage),
+			Age:              durationpb.New(m.ContainerAge),
+			RxBytes:          m.RxBytes,
+			TxBytes:          m.TxBytes,
+			Pids:             m.PidCount,
+
+			LogRateBytesPerSecond: uint64(max(m.LogRate, 0)),
+		}
+		if c.Tags[translate.TagLifecycle] == translate.LifecycleLRP {
+			if sample.Key, _, err = translate.LRPOf(c, ""); err != nil {
+				return nil, err
+			}
+		}
+		out.Containers = append(out.Containers, sample)
+	}
+	o.usage.keep(metrics)
+	return out, nil
+}
+
+// usage remembers the last sample of each container, because a percentage needs two.
+type usage struct {
+	mu   sync.Mutex
+	last map[string]cpuSample // guarded by mu
+}
+
+type cpuSample struct{ used, age time.Duration }
+
+// percent of one core since the last sample; since the creation at the first.
+func (u *usage) percent(guid string, used, age time.Duration) float64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.last == nil {
+		u.last = map[string]cpuSample{}
+	}
+	before := u.last[guid]
+	u.last[guid] = cpuSample{used: used, age: age}
+	if age <= before.age || used < before.used {
+		return 0
+	}
+	return float64(used-before.used) * 100 / float64(age-before.age)
+}
+
+// keep forgets the containers that have no metrics any more.
+func (u *usage) keep(present map[string]executor.Metrics) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for guid := range u.last {
+		if _, ok := present[guid]; !ok {
+			delete(u.last, guid)
+		}
+	}
+}

@@ -1,0 +1,151 @@
+// Package evacuation empties a cell: it sets the flag that makes the cell refuse work and hand over what it has, waits until
+// nothing is left or the time is over, and tells how far it is. How a container is handed over is package reconcile's.
+package evacuation
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"diego.internal/executor"
+	"diego.internal/rep/internal/translate"
+)
+
+// Progress of an evacuation.
+type Progress struct {
+	LRPs     int
+	Tasks    int
+	Deadline time.Time
+	Done     bool
+	// Stranded counts instances whose replacement did not run in time; it is set when done.
+	Stranded int
+}
+
+// Config of an Evacuator.
+type Config struct {
+	// Timeout bounds the whole evacuation. Default 600 s.
+	Timeout time.Duration
+	// Poll is how often the containers are counted.
+	Poll time.Duration
+	// List returns the containers that are left.
+	List func() []executor.Container
+	// Abandon ends what is left when the time is over and returns how many instances were stranded.
+	Abandon func(ctx context.Context) (int, error)
+	Log     *slog.Logger
+}
+
+// Evacuator of one cell. The flag is set once and never cleared in the life of a process.
+type Evacuator struct {
+	Config
+
+	once    sync.Once
+	started chan struct{}
+	done    chan struct{}
+
+	mu       sync.Mutex
+	deadline time.Time // guarded by mu; set when started
+	stranded int       // guarded by mu
+}
+
+// New makes an evacuator that has not begun.
+func New(cfg Config) *Evacuator {
+	return &Evacuator{Config: cfg, started: make(chan struct{}), done: make(chan struct{})}
+}
+
+// Begin starts the evacuation. It may be repeated and returns at once.
+func (e *Evacuator) Begin() {
+	e.once.Do(func() {
+		e.mu.Lock()
+		e.deadline = time.Now().Add(e.Timeout)
+		e.mu.Unlock()
+		close(e.started)
+	})
+}
+
+// Started is closed when the evacuation begins, Done when the cell is empty or given up.
+func (e *Evacuator) Started() <-chan struct{} { return e.started }
+
+// Done is closed when nothing is left to wait for.
+func (e *Evacuator) Done() <-chan struct{} { return e.done }
+
+// Evacuating says whether it has begun.
+func (e *Evacuator) Evacuating() bool {
+	select {
+	case <-e.started:
+		return true
+	default:
+		return false
+	}
+}
+
+// Progress counts what is left.
+func (e *Evacuator) Progress() Progress {
+	e.mu.Lock()
+	p := Progress{Deadline: e.deadline, Stranded: e.stranded}
+	e.mu.Unlock()
+	for _, c := range e.List() {
+		if c.Tags[translate.TagLifecycle] == translate.LifecycleTask {
+			p.Tasks++
+		} else {
+			p.LRPs++
+		}
+	}
+	select {
+	case <-e.done:
+		p.Done = true
+	default:
+	}
+	return p
+}
+
+// Run waits for Begin, then until the cell is empty or the time is over, and closes Done. It returns when that is so or ctx
+// ends; ending ctx leaves everything as it is.
+func (e *Evacuator) Run(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-e.started:
+	}
+	deadline := e.Progress().Deadline
+	e.Log.InfoContext(ctx, "evacuation-started", "deadline", deadline)
+	expired := time.NewTimer(time.Until(deadline))
+	defer expired.Stop()
+	ticker := time.NewTicker(e.Poll)
+	defer ticker.Stop()
+	last := -1
+	for {
+		p := e.Progress()
+		left := p.LRPs + p.Tasks
+		if left == 0 {
+			e.Log.InfoContext(ctx, "evacuation-complete")
+			close(e.done)
+			return nil
+		}
+		if left != last {
+			e.Log.InfoContext(ctx, "evacuation-progress", "lrps", p.LRPs, "tasks", p.Tasks)
+			last = left
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		case <-expired.C:
+			return e.giveUp(ctx)
+		}
+	}
+}
+
+func (e *Evacuator) giveUp(ctx context.Context) error {
+	stranded, err := e.Abandon(ctx)
+	e.mu.Lock()
+	e.stranded = stranded
+	e.mu.Unlock()
+	e.Log.WarnContext(ctx, "evacuation-timed-out", "stranded_instances", stranded)
+	close(e.done)
+	if err != nil {
+		return fmt.Errorf("ending what could not be evacuated in time: %w", err)
+	}
+	return nil
+}
