@@ -45,7 +45,9 @@ func (e *Error) Code() codes.Code { return e.code }
 func (e *Error) Reason() string { return e.reason }
 
 // GRPCStatus lets grpc-go find code and details through any wrapping.
-func (e *Error) GRPCStatus() *status.Status { return newStatus(e.code, e.reason, e.message, nil) }
+func (e *Error) GRPCStatus() *status.Status { return newStatus(e.class(), e.message) }
+
+func (e *Error) class() class { return class{code: e.code, reason: e.reason, known: true} }
 
 // With returns an error for which errors.Is(err, e) holds and whose text is the message of e, a
 // colon and the formatted text. %w works as in fmt.Errorf, and what it wraps keeps its identity; its
@@ -54,31 +56,42 @@ func (e *Error) With(format string, args ...any) error {
 	return &specific{sentinel: e, detail: fmt.Errorf(format, args...)}
 }
 
+// WithMetadata is With for an error that tells a program more than its reason, for example the owner
+// of a lock; see Metadata.
+func (e *Error) WithMetadata(metadata map[string]string, format string, args ...any) error {
+	return &specific{sentinel: e, detail: fmt.Errorf(format, args...), metadata: metadata}
+}
+
 // specific is a sentinel with the text, and perhaps the cause, of one case.
 type specific struct {
 	sentinel *Error
 	detail   error
+	metadata map[string]string
 }
 
-func (s *specific) Error() string   { return s.sentinel.message + ": " + s.detail.Error() }
-func (s *specific) Unwrap() []error { return []error{s.sentinel, s.detail} }
-func (s *specific) GRPCStatus() *status.Status {
-	return newStatus(s.sentinel.code, s.sentinel.reason, s.Error(), nil)
+func (s *specific) Error() string              { return s.sentinel.message + ": " + s.detail.Error() }
+func (s *specific) Unwrap() []error            { return []error{s.sentinel, s.detail} }
+func (s *specific) GRPCStatus() *status.Status { return newStatus(s.class(), s.Error()) }
+
+func (s *specific) class() class {
+	c := s.sentinel.class()
+	c.metadata = s.metadata
+	return c
 }
 
 // newStatus builds a status with ErrorInfo and, if there are violations, BadRequest.
-func newStatus(code codes.Code, reason, message string, violations []Violation) *status.Status {
-	st := status.New(code, message)
-	if reason == "" {
+func newStatus(c class, message string) *status.Status {
+	st := status.New(c.code, message)
+	if c.reason == "" {
 		return st
 	}
-	info := &errdetails.ErrorInfo{Reason: reason, Domain: Domain}
+	info := &errdetails.ErrorInfo{Reason: c.reason, Domain: Domain, Metadata: c.metadata}
 	var with *status.Status
 	var err error
-	if len(violations) == 0 {
+	if len(c.violations) == 0 {
 		with, err = st.WithDetails(info)
 	} else {
-		with, err = st.WithDetails(info, badRequest(violations))
+		with, err = st.WithDetails(info, badRequest(c.violations))
 	}
 	if err != nil { // only for code OK, which is no error
 		return st
@@ -105,6 +118,15 @@ func Reason(err error) string {
 	return c.reason
 }
 
+// Metadata returns what err tells programs besides its reason, own or of a peer, or nil.
+func Metadata(err error) map[string]string {
+	if err == nil {
+		return nil
+	}
+	c := classify(err)
+	return c.metadata
+}
+
 // Remote reports whether err is the status of a peer that nobody has reclassified.
 func Remote(err error) bool {
 	if err == nil {
@@ -118,9 +140,12 @@ func Remote(err error) bool {
 type class struct {
 	code       codes.Code
 	reason     string
+	metadata   map[string]string
 	violations []Violation
 	remote     bool
 	known      bool
+	// status is what a handler built itself, with details that are not ours to understand.
+	status *status.Status
 }
 
 // classify walks the tree of err in the order of errors.Is; the first node that has a class of its
@@ -148,15 +173,17 @@ func classify(err error) class {
 func classOf(err error) (class, bool) {
 	switch e := err.(type) { //nolint:errorlint // one node at a time, see classify
 	case *Error:
-		return class{code: e.code, reason: e.reason, known: true}, true
+		return e.class(), true
 	case *specific:
-		return class{code: e.sentinel.code, reason: e.sentinel.reason, known: true}, true
+		return e.class(), true
 	case *invalid:
-		return class{code: codes.InvalidArgument, reason: ReasonInvalidRequest, violations: e.violations, known: true}, true
+		return e.class(), true
 	case *remote:
 		return e.class(), true
 	case interface{ GRPCStatus() *status.Status }:
-		return classOfStatus(e.GRPCStatus()), true
+		c := classOfStatus(e.GRPCStatus())
+		c.status = e.GRPCStatus()
+		return c, true
 	}
 	switch {
 	case sameError(err, context.Canceled):
@@ -192,7 +219,7 @@ func classOfStatus(st *status.Status) class {
 	for _, detail := range st.Details() {
 		switch d := detail.(type) {
 		case *errdetails.ErrorInfo:
-			c.reason = d.GetReason()
+			c.reason, c.metadata = d.GetReason(), d.GetMetadata()
 		case *errdetails.BadRequest:
 			for _, v := range d.GetFieldViolations() {
 				c.violations = append(c.violations, Violation{Field: v.GetField(), Description: v.GetDescription()})

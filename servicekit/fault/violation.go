@@ -39,8 +39,10 @@ func (e *invalid) Error() string {
 	return b.String()
 }
 
-func (e *invalid) GRPCStatus() *status.Status {
-	return newStatus(codes.InvalidArgument, ReasonInvalidRequest, e.Error(), e.violations)
+func (e *invalid) GRPCStatus() *status.Status { return newStatus(e.class(), e.Error()) }
+
+func (e *invalid) class() class {
+	return class{code: codes.InvalidArgument, reason: ReasonInvalidRequest, violations: e.violations, known: true}
 }
 
 func badRequest(violations []Violation) *errdetails.BadRequest {

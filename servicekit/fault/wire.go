@@ -11,6 +11,9 @@ import (
 // what a peer said about other things.
 const hidden = "an internal error, see the log of the server"
 
+// reasonPeerUnavailable tells a caller that it is not the server itself that is unavailable.
+const reasonPeerUnavailable = "PeerUnavailable"
+
 // Status returns what a server answers for err, and whether the error is unexpected, so that the
 // server must log it: its text is not in the answer.
 //
@@ -27,15 +30,15 @@ func Status(ctx context.Context, err error) (st *status.Status, unexpected bool)
 	case c.remote && ctx.Err() != nil:
 		return status.FromContextError(ctx.Err()), false
 	case c.remote && peerUnavailable(c.code):
-		return newStatus(codes.Unavailable, "PeerUnavailable", "a peer is not available", nil), true
+		return newStatus(class{code: codes.Unavailable, reason: reasonPeerUnavailable}, "a peer is not available"), true
 	case c.remote, !c.known, c.code == codes.Unknown:
 		return status.New(codes.Internal, hidden), true
 	case c.code == codes.Internal:
-		return newStatus(codes.Internal, c.reason, hidden, nil), true
-	case c.reason == "" && len(c.violations) == 0:
-		return status.New(c.code, err.Error()), false
+		return newStatus(c, hidden), true
+	case c.status != nil:
+		return c.status, false
 	default:
-		return newStatus(c.code, c.reason, err.Error(), c.violations), false
+		return newStatus(c, err.Error()), false
 	}
 }
 
