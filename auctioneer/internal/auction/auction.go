@@ -76,7 +76,7 @@ type Auction struct {
 	placed   int // decisions so far; the age of remembered verdicts
 
 	classes     map[classKey]*class
-	constraints map[string]*constraint
+	constraints map[constraintKey]*constraint
 	requests    map[*Request]*classPair
 	processes   map[string]*process
 }
@@ -89,7 +89,7 @@ func New(cells []Cell, opts Options) *Auction {
 	a := &Auction{
 		opts:        opts,
 		classes:     map[classKey]*class{},
-		constraints: map[string]*constraint{},
+		constraints: map[constraintKey]*constraint{},
 		requests:    map[*Request]*classPair{},
 		processes:   map[string]*process{},
 	}

@@ -38,11 +38,20 @@ type constraint struct {
 	furthest   stage // over all open cells, so independent of the order of zones
 }
 
-// constraintKey is equal for requests that the same cells satisfy. Lists are sets:
-// order and duplicates do not matter.
-func constraintKey(r *Request) string {
+// constraintKey is equal for requests that the same cells satisfy.
+type constraintKey struct {
+	rootFS string
+	// rest has the lists as sets, order and duplicates do not matter; empty for the
+	// great majority, so that no text is built for it.
+	rest string
+}
+
+func keyOf(r *Request) constraintKey {
+	key := constraintKey{rootFS: r.RootFS}
+	if len(r.VolumeDrivers) == 0 && len(r.PlacementTags) == 0 && !r.Constrained {
+		return key
+	}
 	var b strings.Builder
-	b.WriteString(strconv.Quote(r.RootFS))
 	writeSet(&b, r.VolumeDrivers)
 	if r.Constrained {
 		b.WriteString("=")
@@ -50,7 +59,8 @@ func constraintKey(r *Request) string {
 	} else {
 		writeSet(&b, r.PlacementTags)
 	}
-	return b.String()
+	key.rest = b.String()
+	return key
 }
 
 func writeSet(b *strings.Builder, names []string) {
@@ -230,7 +240,7 @@ func (a *Auction) internClass(item *Item) *class {
 }
 
 func (a *Auction) internConstraint(r *Request) *constraint {
-	key := constraintKey(r)
+	key := keyOf(r)
 	if c, ok := a.constraints[key]; ok {
 		return c
 	}

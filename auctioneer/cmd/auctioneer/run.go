@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"diego.internal/auctioneer/internal/api"
+	"diego.internal/auctioneer/internal/auction"
+	"diego.internal/auctioneer/internal/batch"
+	"diego.internal/auctioneer/internal/cells"
+	"diego.internal/locket/lockclient"
+	auctioneerv1 "diego.internal/proto/auctioneer/v1"
+	bbsv1 "diego.internal/proto/bbs/v1"
+	"diego.internal/servicekit/config"
+	"diego.internal/servicekit/grpcclient"
+	"diego.internal/servicekit/grpcserver"
+	"diego.internal/servicekit/lifecycle"
+	"diego.internal/servicekit/mtls"
+	"diego.internal/servicekit/telemetry"
+)
+
+// healthService is SERVING on the active auctioneer only.
+const healthService = "auctioneer.v1"
+
+// allow says who may call what.
+var allow = grpcserver.Table{
+	"/auctioneer.v1.Auctions/": {mtls.RoleBBS},
+}
+
+func run(ctx context.Context, args []string) error {
+	cfg, err := config.Load[Config](args)
+	if err != nil {
+		return err
+	}
+	tel, err := telemetry.New("auctioneer", cfg.Config)
+	if err != nil {
+		return err
+	}
+	source, err := mtls.Load(cfg.GRPC.TLS)
+	if err != nil {
+		return err
+	}
+	locket, err := grpcclient.Dial(cfg.Locket, grpcclient.Options{Source: source, Server: mtls.Peer{Role: mtls.RoleLocket}, HealthService: "locket.v1", Telemetry: tel})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = locket.Close() }()
+	bbs, err := grpcclient.Dial(cfg.BBS, grpcclient.Options{Source: source, Server: mtls.Peer{Role: mtls.RoleBBS}, HealthService: "bbs.v1", Telemetry: tel})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = bbs.Close() }()
+	server, err := grpcserver.New(grpcserver.Options{Source: source, Allow: allow, Telemetry: tel, Listen: cfg.GRPC.Listen})
+	if err != nil {
+		return err
+	}
+
+	// Everything can be reached from the start; only the holder of the lock works.
+	queue := batch.NewQueue(cfg.Queue.Limit)
+	var mastership mastership
+	mastership.register(tel)
+	auctioneerv1.RegisterAuctionsServer(server.GRPC(), api.NewAuctions(queue, mastership.held))
+	server.SetServing("", true)
+	server.SetServing(healthService, false)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return tel.Run(ctx) })
+	g.Go(func() error { return source.Run(ctx) })
+	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error {
+		lock, err := lockclient.Acquire(ctx, lockclient.LockConfig{
+			Key: "auctioneer", Owner: cfg.Lock.Owner, TTL: cfg.Lock.TTL, Value: []byte(server.Addr()),
+			Backend: lockclient.NewLocket(locket), Log: tel.Log,
+		})
+		if err != nil {
+			return stopped(ctx, err)
+		}
+		mastership.lock.Store(lock)
+		l := leader{cfg: cfg, tel: tel, source: source, bbs: bbs, server: server, queue: queue, lock: lock}
+		return l.run(ctx)
+	})
+	tel.Started()
+	return g.Wait()
+}
+
+// stopped returns nil for an error that is only the end of ctx.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// leader is the part of the process that runs while it holds the lock.
+type leader struct {
+	cfg    Config
+	tel    *telemetry.Telemetry
+	source *mtls.Source
+	bbs    *grpc.ClientConn
+	server *grpcserver.Server
+	queue  *batch.Queue
+	lock   *lockclient.Lock
+}
+
+// run works until ctx ends or the lock is lost. At the end of ctx the lock is released
+// only after the work has stopped, so that there are never two auctioneers.
+func (l *leader) run(ctx context.Context) error {
+	work, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	hold, release := context.WithCancel(context.WithoutCancel(ctx))
+	defer release()
+	lost := make(chan error, 1)
+	go func() {
+		err := l.lock.Hold(hold)
+		stop(err)
+		lost <- err
+	}()
+	err := l.work(work)
+	release()
+	if holdErr := <-lost; holdErr != nil {
+		return lifecycle.WithExitCode(holdErr, lifecycle.ExitLockLost)
+	}
+	return err
+}
+
+// work serves and places until ctx ends.
+func (l *leader) work(ctx context.Context) error {
+	placement := bbsv1.NewPlacementClient(l.bbs)
+	fleet := l.fleet()
+	reports := batch.NewReports(placement, l.tel.Log)
+	loop := batch.NewLoop(batch.Config{
+		Fleet: fleet, Queue: l.queue, Reports: reports, Options: l.options(),
+		StateMaxAge: l.cfg.Cells.StateMaxAge, CommitDeadline: l.cfg.Cells.SoftDeadline,
+		Active: l.lock.Valid, Log: l.tel.Log, Registry: l.tel.Registry,
+	})
+	l.tel.AddReadiness("cells", func() (any, error) { return fleet.Summary(), nil })
+
+	l.server.SetServing(healthService, true)
+	defer l.server.SetServing(healthService, false)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return loop.Run(ctx) })
+	g.Go(func() error { return reports.Run(ctx) })
+	g.Go(func() error { return batch.Recover(ctx, placement, l.queue, l.tel.Log) })
+	g.Go(func() error {
+		<-ctx.Done()
+		fleet.Close() // breaks off the calls that the loop waits for
+		return nil
+	})
+	return g.Wait()
+}
+
+func (l *leader) options() auction.Options {
+	return auction.Options{
+		StartingWeight: l.cfg.Placement.StartingContainerWeight,
+		BinPackWeight:  l.cfg.Placement.BinPackFirstFitWeight,
+		InFlightLimit:  l.cfg.Placement.StartingContainerCountMaximum,
+	}
+}
+
+// fleet makes the view of the cells. Each must prove by its certificate that it is the
+// cell that its presence names.
+func (l *leader) fleet() *cells.Fleet {
+	return cells.New(cells.Config{
+		Lister: bbsv1.NewCellsClient(l.bbs),
+		Connect: func(cellID, address string) (cells.Connection, error) {
+			conn, err := grpcclient.Dial(grpcclient.Config{Addresses: []string{address}}, grpcclient.Options{
+				Source: l.source, Server: mtls.Peer{Role: mtls.RoleCell, Name: cellID}, Telemetry: l.tel,
+			})
+			if err != nil {
+				return cells.Connection{}, fmt.Errorf("dialing cell %q: %w", cellID, err)
+			}
+			return cells.Connect(conn), nil
+		},
+		StateTimeout: l.cfg.Cells.StateTimeout, PerformTimeout: l.cfg.Cells.PerformTimeout,
+		SoftDeadline: l.cfg.Cells.SoftDeadline, StaleLimit: l.cfg.Cells.StaleLimit, Workers: l.cfg.Cells.Workers,
+		Log: l.tel.Log, Registry: l.tel.Registry,
+	})
+}
+
+// mastership tells whether this process is the auctioneer.
+type mastership struct{ lock atomic.Pointer[lockclient.Lock] }
+
+func (m *mastership) held() bool {
+	lock := m.lock.Load()
+	return lock != nil && lock.Valid()
+}
+
+var errStandby = errors.New("another auctioneer holds the lock")
+
+func (m *mastership) register(tel *telemetry.Telemetry) {
+	tel.AddReadiness("lock", func() (any, error) {
+		if !m.held() {
+			return "not held", errStandby
+		}
+		return "held", nil
+	})
+	tel.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "auctioneer_lock_held", Help: "1 while this process is the auctioneer.",
+	}, func() float64 {
+		if m.held() {
+			return 1
+		}
+		return 0
+	}))
+}

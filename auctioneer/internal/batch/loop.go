@@ -1,0 +1,353 @@
+// Package batch turns requests into placements: work gathers while a batch runs, the
+// next batch decides all of it on one snapshot, and what a cell does not take is placed
+// elsewhere at once.
+//
+// It owns the queue, the loop, the reports to the BBS about work that found no place,
+// and the recovery of waiting work by a new master. It does not own the rules of
+// placement (package auction) nor the cells (package cells).
+package batch
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"diego.internal/auctioneer/internal/auction"
+	"diego.internal/auctioneer/internal/cells"
+	"diego.internal/auctioneer/internal/work"
+)
+
+const (
+	// maxPasses bounds how often one batch tries: on the warm states, on fresh ones,
+	// and twice more for what cells refuse.
+	maxPasses = 4
+	// emptyAttempts is how often a batch looks for a cell that takes work before it
+	// refuses everything.
+	emptyAttempts = 4
+	// maxRefusals is how many cells may refuse a piece of work before it goes back to
+	// the BBS, which asks again later.
+	maxRefusals = 8
+	emptyPause    = 100 * time.Millisecond
+	// holdInterval is how often held work is tried again.
+	holdInterval = 500 * time.Millisecond
+	// Pause after a batch that could not begin because the cells are unknown.
+	minPause, maxPause = 100 * time.Millisecond, 5 * time.Second
+)
+
+// Fleet is what the loop needs of the cells; *cells.Fleet is one.
+type Fleet interface {
+	Snapshot(ctx context.Context, since time.Time) (cells.Snapshot, error)
+	Perform(cellID string, works []*work.Work, done func(cells.Outcome))
+}
+
+// Config is what a Loop needs. All fields are required.
+type Config struct {
+	Fleet   Fleet
+	Queue   *Queue
+	Reports *Reports
+	// Options are the weights and limits; the seed is the loop's own.
+	Options auction.Options
+	// StateMaxAge is how old a state may be for the first try of a batch.
+	StateMaxAge time.Duration
+	// CommitDeadline is how long a batch waits for the answers of cells. What comes
+	// later is dealt with when it comes.
+	CommitDeadline time.Duration
+	// Active tells whether this process may still act as the auctioneer.
+	Active   func() bool
+	Log      *slog.Logger
+	Registry prometheus.Registerer
+}
+
+// Loop runs one batch after another.
+type Loop struct {
+	cfg     Config
+	metrics metrics
+	late    sync.WaitGroup // answers that a batch did not wait for
+}
+
+// NewLoop makes a loop; Run runs it.
+func NewLoop(cfg Config) *Loop {
+	return &Loop{cfg: cfg, metrics: newMetrics(cfg.Registry, cfg.Queue)}
+}
+
+// Run decides batches until ctx ends. The cells' fleet must be closed to let Run
+// return: it waits for the answers that are under way, as they may free work.
+func (l *Loop) Run(ctx context.Context) error {
+	defer l.late.Wait()
+	pause := minPause
+	var lastHeld time.Time
+	for {
+		if !l.waitForWork(ctx, lastHeld) {
+			return nil
+		}
+		withHeld := time.Since(lastHeld) >= holdInterval
+		if withHeld {
+			lastHeld = time.Now()
+		}
+		err := l.batch(ctx, withHeld)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil:
+			pause = minPause
+			continue
+		}
+		l.cfg.Log.WarnContext(ctx, "batch-not-begun", "error", err, "pause", pause)
+		l.cfg.Queue.poke()
+		if !sleep(ctx, pause) {
+			return nil
+		}
+		pause = min(2*pause, maxPause)
+	}
+}
+
+// waitForWork blocks until there is new work or held work is due; false at the end.
+func (l *Loop) waitForWork(ctx context.Context, lastHeld time.Time) bool {
+	timer := time.NewTimer(max(0, holdInterval-time.Since(lastHeld)))
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-l.cfg.Queue.signal:
+			return true
+		case <-timer.C:
+			if _, held, _ := l.cfg.Queue.Lengths(); held > 0 {
+				return true
+			}
+			timer.Reset(holdInterval)
+		}
+	}
+}
+
+// batch takes all that waits and decides it. An error means that nothing was taken.
+func (l *Loop) batch(ctx context.Context, withHeld bool) error {
+	started := time.Now()
+	snapshot, err := l.cellsFor(ctx, started)
+	if err != nil {
+		return err
+	}
+	works := l.cfg.Queue.Take(withHeld) // also what came during the fetch
+	if len(works) == 0 {
+		return nil
+	}
+	b := &run{loop: l, started: started, items: len(works), left: works, texts: map[string]int{}}
+	for pass := 1; len(b.left) > 0 && pass <= maxPasses; pass++ {
+		if pass > 1 {
+			if snapshot, err = l.cfg.Fleet.Snapshot(ctx, started); err != nil {
+				break
+			}
+		}
+		b.pass(ctx, snapshot, pass == maxPasses)
+	}
+	for _, w := range b.left { // refused by cells to the last
+		l.cfg.Queue.Again(w)
+	}
+	l.metrics.observe(b, time.Since(started))
+	b.log(ctx)
+	return nil
+}
+
+// cellsFor gets the states to begin with. When no cell takes work it looks again, for
+// a cell may just be changing its incarnation.
+func (l *Loop) cellsFor(ctx context.Context, started time.Time) (cells.Snapshot, error) {
+	since := started.Add(-l.cfg.StateMaxAge)
+	for attempt := 1; ; attempt++ {
+		s, err := l.cfg.Fleet.Snapshot(ctx, since)
+		if err != nil || s.Open > 0 || attempt == emptyAttempts {
+			return s, err
+		}
+		pause := emptyPause << (attempt - 1)
+		if !sleep(ctx, pause/2+rand.N(pause)) { //nolint:gosec // jitter
+			return s, fmt.Errorf("waiting for a cell that takes work: %w", context.Cause(ctx))
+		}
+		since = time.Now()
+	}
+}
+
+// run is one batch on its way.
+type run struct {
+	loop    *Loop
+	started time.Time
+	// left is the work that needs another pass.
+	left  []*work.Work
+	texts map[string]int // refusals by text
+
+	scheduling                    time.Duration
+	items                         int
+	cells                         int // on the last snapshot
+	placed, unknown, failed, held int
+	deferred                      int // cells whose answer the batch did not wait for
+}
+
+// pass decides what is left on one snapshot and hands it to the winners.
+func (b *run) pass(ctx context.Context, snapshot cells.Snapshot, last bool) {
+	l := b.loop
+	if !l.cfg.Active() {
+		return // the lock is gone; whoever has it now asks for all of this again
+	}
+	b.cells = len(snapshot.Cells)
+	works := b.left
+	b.left = nil
+	items := make([]auction.Item, len(works))
+	for i, w := range works {
+		items[i] = w.Item
+	}
+	began := time.Now()
+	options := l.cfg.Options
+	options.Seed = rand.Uint64() //nolint:gosec // varies ties, nothing secret
+	result := auction.New(snapshot.Cells, options).Schedule(items)
+	b.scheduling += time.Since(began)
+
+	winners := map[string][]*work.Work{}
+	for _, p := range result.Placements {
+		winners[p.Cell] = append(winners[p.Cell], works[p.Item])
+	}
+	fresh := last || !snapshot.Oldest.Before(b.started)
+	for _, r := range result.Refusals {
+		b.refused(works[r.Item], r, fresh)
+	}
+	b.commit(ctx, winners)
+}
+
+// refused deals with work that the auction found no place for.
+func (b *run) refused(w *work.Work, r auction.Refusal, fresh bool) {
+	l := b.loop
+	switch {
+	case !fresh:
+		// Room may have come free since the states were told.
+		b.left = append(b.left, w)
+	case r.Waiting:
+		b.held++
+		// A task is not told: each telling counts as a rejection, and it waits only.
+		if w.Kind == auction.LRP && !w.Reported {
+			w.Reported = true
+			l.cfg.Reports.Refused(w, r.Text)
+		}
+		l.cfg.Queue.Hold(w)
+	case r.Text == auction.TextInsufficient && w.Reason != "" && r.Verdict.Count(auction.ReasonRefused) > 0:
+		b.giveUp(w, w.Reason) // the cell that refused knew better
+	default:
+		b.giveUp(w, r.Text)
+	}
+}
+
+// giveUp reports work as not placed.
+func (b *run) giveUp(w *work.Work, text string) {
+	b.failed++
+	b.texts[text]++
+	b.loop.metrics.failed(w.Kind)
+	b.loop.cfg.Reports.Refused(w, text)
+	b.loop.cfg.Queue.Dropped(w)
+}
+
+// commit hands the work to its winners, all at once, and waits for the answers up to
+// the deadline.
+func (b *run) commit(ctx context.Context, winners map[string][]*work.Work) {
+	if len(winners) == 0 {
+		return
+	}
+	l := b.loop
+	outcomes := make(chan cells.Outcome, len(winners))
+	for cell, works := range winners {
+		l.cfg.Fleet.Perform(cell, works, func(o cells.Outcome) { outcomes <- o })
+	}
+	deadline := time.NewTimer(l.cfg.CommitDeadline)
+	defer deadline.Stop()
+	for answered := range len(winners) {
+		select {
+		case o := <-outcomes:
+			b.settle(ctx, o)
+		case <-deadline.C:
+			b.leave(ctx, outcomes, len(winners)-answered)
+			return
+		case <-ctx.Done():
+			b.leave(ctx, outcomes, len(winners)-answered)
+			return
+		}
+	}
+}
+
+// leave has the answers that are still missing dealt with when they come, so that the
+// next batch need not wait for them.
+func (b *run) leave(ctx context.Context, outcomes <-chan cells.Outcome, missing int) {
+	l := b.loop
+	b.deferred += missing
+	l.late.Go(func() {
+		for range missing {
+			late := &run{loop: l, started: b.started, texts: map[string]int{}}
+			late.settle(ctx, <-outcomes)
+			for _, w := range late.left {
+				l.cfg.Queue.Again(w)
+			}
+		}
+	})
+}
+
+// settle takes over one answer; what the cell does not have stays left for another.
+func (b *run) settle(ctx context.Context, o cells.Outcome) {
+	l := b.loop
+	if o.Err != nil && ctx.Err() == nil {
+		l.cfg.Log.WarnContext(ctx, "perform-failed", "cell_id", o.Cell, "accepted", len(o.Accepted),
+			"refused", len(o.Refused), "unknown", len(o.Unknown), "error", o.Err)
+	}
+	for _, w := range o.Accepted {
+		l.metrics.started(w.Kind, time.Since(w.Queued))
+		l.cfg.Log.DebugContext(ctx, "work-placed", "key", w.Key().String(), "cell_id", o.Cell, "trace_id", w.TraceID)
+		l.cfg.Queue.Placed(w)
+	}
+	b.placed += len(o.Accepted)
+	for _, w := range o.Refused {
+		b.elsewhere(w, o.Cell, auction.TextInsufficient)
+	}
+	b.unknown += len(o.Unknown)
+	for _, w := range o.Unknown {
+		l.metrics.unknown(w.Kind)
+		b.elsewhere(w, o.Cell, auction.TextCommunication)
+	}
+}
+
+// elsewhere keeps work for another cell, or gives up after too many.
+func (b *run) elsewhere(w *work.Work, cell, text string) {
+	w.Avoid = append(w.Avoid, cell)
+	switch {
+	case len(w.Avoid) < maxRefusals:
+		b.left = append(b.left, w)
+	case w.Reason != "":
+		b.giveUp(w, w.Reason)
+	default:
+		b.giveUp(w, text)
+	}
+}
+
+func (b *run) log(ctx context.Context) {
+	b.loop.cfg.Log.InfoContext(ctx, "batch-scheduled", "placed", b.placed, "failed", b.failed, "held", b.held,
+		"unknown", b.unknown, "again", len(b.left), "unanswered_cells", b.deferred, "cells", b.cells,
+		"scheduling_ms", b.scheduling.Milliseconds(), "total_ms", time.Since(b.started).Milliseconds())
+	if len(b.texts) == 0 {
+		return
+	}
+	attrs := make([]any, 0, 2*len(b.texts))
+	for text, n := range b.texts {
+		attrs = append(attrs, slog.Int(strings.ReplaceAll(text, " ", "_"), n))
+	}
+	b.loop.cfg.Log.InfoContext(ctx, "placements-refused", slog.Group("by_text", attrs...))
+}
+
+// sleep waits for d; false if ctx ended before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,171 @@
+// Package work is what is asked of the auctioneer: instances and tasks that want a
+// cell. It owns the reading of requests, with the words for what is wrong with them,
+// and the writing of the same work into calls to a cell. It decides nothing.
+package work
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"diego.internal/auctioneer/internal/auction"
+	auctioneerv1 "diego.internal/proto/auctioneer/v1"
+	bbsv1 "diego.internal/proto/bbs/v1"
+	workloadv1 "diego.internal/proto/workload/v1"
+)
+
+// What can be wrong with an item. The texts are part of the interface.
+var (
+	ErrNoProcessGUID     = errors.New("proccess guid is empty") // the spelling is what clients know
+	ErrNoDomain          = errors.New("domain is empty")
+	ErrNoIndices         = errors.New("indices must not be empty")
+	ErrNegativeIndex     = errors.New("indices must not be negative")
+	ErrNegativeResources = errors.New("resources cannot be less than 0")
+	ErrNoTaskGUID        = errors.New("task guid is empty")
+	ErrNegativeTask      = errors.New("resources cannot be less than zero")
+	ErrNoConstraint      = errors.New("placement constraint cannot be empty")
+)
+
+// Key identifies work: there is at most one piece of work per key.
+type Key struct {
+	Kind  auction.Kind
+	GUID  string
+	Index int
+}
+
+// String returns "guid.index" of an instance and the guid of a task.
+func (k Key) String() string {
+	if k.Kind == auction.Task {
+		return k.GUID
+	}
+	return fmt.Sprintf("%s.%d", k.GUID, k.Index)
+}
+
+// Work is one piece of work with all that a cell needs to take it. Its messages are
+// shared with the other instances of the same request and never change.
+type Work struct {
+	auction.Item
+
+	Domain       string
+	DefinitionID string
+	TraceID      string
+	Resources    *workloadv1.Resources
+	Placement    *workloadv1.PlacementConstraint
+
+	// Reason is what the last cell that refused it said.
+	Reason string
+	// Reported is true once its waiting has been told to the BBS.
+	Reported bool
+}
+
+// Key returns the key of the work.
+func (w *Work) Key() Key { return Key{Kind: w.Kind, GUID: w.GUID, Index: w.Index} }
+
+// Same reports whether two pieces of work with one key ask for the same thing.
+func (w *Work) Same(other *Work) bool {
+	return w.DefinitionID == other.DefinitionID && w.Domain == other.Domain &&
+		proto.Equal(w.Resources, other.Resources) && proto.Equal(w.Placement, other.Placement)
+}
+
+// ActualLRPKey returns the key of an instance as a message.
+func (w *Work) ActualLRPKey() *workloadv1.ActualLRPKey {
+	return &workloadv1.ActualLRPKey{ProcessGuid: w.GUID, Index: int32(w.Index), Domain: w.Domain} //nolint:gosec // the index came as an int32
+}
+
+// Instances reads one item of RequestLRPAuctions. Repeated indices count once.
+func Instances(start *auctioneerv1.LRPStart, now time.Time) ([]*Work, error) {
+	switch {
+	case start.GetProcessGuid() == "":
+		return nil, ErrNoProcessGUID
+	case start.GetDomain() == "":
+		return nil, ErrNoDomain
+	case len(start.GetIndices()) == 0:
+		return nil, ErrNoIndices
+	case slices.Min(start.GetIndices()) < 0:
+		return nil, ErrNegativeIndex
+	case negative(start.GetResources()):
+		return nil, ErrNegativeResources
+	case start.GetPlacement().GetRootFs() == "":
+		return nil, ErrNoConstraint
+	}
+	first := Work{
+		Item: auction.Item{
+			Kind: auction.LRP, GUID: start.GetProcessGuid(), Queued: now,
+			Request: request(auction.LRP, start.GetResources(), start.GetPlacement()),
+		},
+		Domain: start.GetDomain(), DefinitionID: start.GetDefinitionId(), TraceID: start.GetTraceId(),
+		Resources: start.GetResources(), Placement: start.GetPlacement(),
+	}
+	indices := slices.Clone(start.GetIndices())
+	slices.Sort(indices)
+	indices = slices.Compact(indices)
+	all := make([]Work, len(indices))
+	out := make([]*Work, len(indices))
+	for i, index := range indices {
+		all[i] = first
+		all[i].Index = int(index)
+		out[i] = &all[i]
+	}
+	return out, nil
+}
+
+// Task reads one item of RequestTaskAuctions.
+func Task(start *auctioneerv1.TaskStart, now time.Time) (*Work, error) {
+	switch {
+	case start.GetTaskGuid() == "":
+		return nil, ErrNoTaskGUID
+	case negative(start.GetResources()):
+		return nil, ErrNegativeTask
+	case start.GetPlacement().GetRootFs() == "":
+		return nil, ErrNoConstraint
+	}
+	return &Work{
+		Item: auction.Item{
+			Kind: auction.Task, GUID: start.GetTaskGuid(), Queued: now,
+			Request: request(auction.Task, start.GetResources(), start.GetPlacement()),
+		},
+		Domain: start.GetDomain(), TraceID: start.GetTraceId(),
+		Resources: start.GetResources(), Placement: start.GetPlacement(),
+	}, nil
+}
+
+// Unplaced reads a part of what the BBS says is waiting. Items that a request could
+// not have are left out and counted.
+func Unplaced(list *bbsv1.ListUnplacedResponse, now time.Time) (all []*Work, bad int) {
+	for _, u := range list.GetLrps() {
+		some, err := Instances(&auctioneerv1.LRPStart{
+			ProcessGuid: u.GetProcessGuid(), Domain: u.GetDomain(), Indices: u.GetIndices(),
+			Resources: u.GetResources(), Placement: u.GetPlacement(), DefinitionId: u.GetDefinitionId(),
+		}, now)
+		if err != nil {
+			bad++
+		}
+		all = append(all, some...)
+	}
+	for _, u := range list.GetTasks() {
+		w, err := Task(&auctioneerv1.TaskStart{
+			TaskGuid: u.GetTaskGuid(), Domain: u.GetDomain(), Resources: u.GetResources(), Placement: u.GetPlacement(),
+		}, now)
+		if err != nil {
+			bad++
+			continue
+		}
+		all = append(all, w)
+	}
+	return all, bad
+}
+
+func negative(r *workloadv1.Resources) bool { return r.GetMemoryMb() < 0 || r.GetDiskMb() < 0 }
+
+// request is what the auction looks at. Instances run with a proxy wherever the cell
+// runs proxies; tasks never do.
+func request(kind auction.Kind, r *workloadv1.Resources, p *workloadv1.PlacementConstraint) *auction.Request {
+	return &auction.Request{
+		MemoryMB: int64(r.GetMemoryMb()), DiskMB: int64(r.GetDiskMb()), Proxy: kind == auction.LRP,
+		RootFS: p.GetRootFs(), VolumeDrivers: p.GetVolumeDrivers(), PlacementTags: p.GetPlacementTags(),
+		Constrained: p.GetConstraint() != nil, Require: p.GetConstraint().GetRequire(),
+	}
+}
