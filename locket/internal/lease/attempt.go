@@ -77,8 +77,18 @@ func Attempt(ctx context.Context, terms Terms, a Attempts) (sentAt time.Time, er
 			// The failure of an older request says nothing about the newest, which is under way.
 			if got.number == sent {
 				failures++
-				next.Reset(RetryAfter(failures))
+				next.Reset(pauseWithin(ctx, RetryAfter(failures)))
 			}
 		}
 	}
+}
+
+// pauseWithin shortens a pause towards the deadline of ctx, so that the last moments of a lease are
+// not slept through.
+func pauseWithin(ctx context.Context, pause time.Duration) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return pause
+	}
+	return min(pause, max(firstRetry, time.Until(deadline)/2))
 }

@@ -78,7 +78,7 @@ func (s *Store) look(ctx context.Context) ([]summary, error) {
 const extend = `
 	UPDATE claims SET expires_at = LEAST(
 		clock_timestamp() + ttl_ms * interval '1 ms',
-		expires_at + GREATEST(@gap, 0) * interval '1 us')`
+		expires_at + GREATEST(@gap::bigint, 0) * interval '1 us')`
 
 // bridge extends what is held by the length of the gap, once for all servers.
 func (s *Store) bridge(ctx context.Context) error {
@@ -111,7 +111,8 @@ func (s *Store) bridge(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("bridging a gap of the clock: %w", err)
 	}
-	if gap != 0 {
+	// Nothing to say when nothing was held: that is how every installation begins.
+	if extended > 0 {
 		s.metrics.bridged.Inc()
 		s.log.WarnContext(ctx, "claims-extended-after-a-gap", "gap", gap.String(), "claims", extended)
 	}

@@ -39,7 +39,7 @@ const operationTimeout = 3 * time.Second
 var migrations embed.FS
 
 // versionTable is where the migrations note how far they have come.
-const versionTable = "locket_version"
+const versionTable = "public.locket_version"
 
 // Migrate brings the schema up to date. Several servers may do so at once, and the previous release
 // runs on the new schema.
