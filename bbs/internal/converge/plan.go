@@ -1,0 +1,300 @@
+package converge
+
+import (
+	"diego.internal/bbs/internal/lrp"
+	"diego.internal/bbs/internal/task"
+)
+
+// Plan names what is to be looked at again, in a transaction, and what is to be told to others.
+type Plan struct {
+	// LRPs are the indices that need a transition, in order of key for a whole plan.
+	LRPs []LRPWork
+	// Tasks are the tasks that need a transition.
+	Tasks []TaskWork
+	// LapsedDomains are those whose freshness has ended since it was last looked at.
+	LapsedDomains []string
+
+	// Unclaimed are indices that have waited for a cell for long: to be auctioned again.
+	Unclaimed []lrp.Key
+	// PendingTasks wait for a cell: to be auctioned again.
+	PendingTasks []string
+	// Callbacks are Completed tasks whose callback is to be tried again.
+	Callbacks []string
+	// Drifted are running instances whose cell is to be told of other internal routes or metric tags.
+	Drifted []lrp.Key
+	// Restarts are the crashed instances that are not due yet, with their due times.
+	Restarts []DueRestart
+	// UnsureCells hold instances or tasks, but nothing is known of them. Without duplicates.
+	UnsureCells []string
+
+	Stats Stats
+}
+
+// LRPWork is an index and the first action it needs.
+type LRPWork struct {
+	Key    lrp.Key
+	Action Action
+}
+
+// TaskWork is a task and the first action it needs.
+type TaskWork struct {
+	GUID   string
+	Action TaskAction
+}
+
+// DueRestart is a crashed instance that starts again at Due, nanoseconds since the Unix epoch.
+type DueRestart struct {
+	Key lrp.Key
+	Due int64
+}
+
+// Stats counts what a whole plan saw.
+type Stats struct {
+	LRPsDesired         int // the sum of instances
+	LRPsUnclaimed       int // ordinary records by state
+	LRPsClaimed         int
+	LRPsRunning         int
+	LRPsCrashed         int
+	CrashingDesiredLRPs int // desired LRPs with a crashed instance
+	LRPsMissing         int
+	LRPsExtra           int // orphans included
+	SuspectClaimed      int
+	SuspectRunning      int
+	Evacuating          int
+	OldestUnclaimed     int64 // nanoseconds since the Unix epoch; 0 if none waits
+
+	TasksPending   int
+	TasksRunning   int
+	TasksCompleted int
+	TasksResolving int
+}
+
+// planner gathers one plan.
+type planner struct {
+	view    *View
+	plan    Plan
+	domains map[string]*lrp.Domain
+	unsure  map[string]struct{}
+}
+
+func newPlanner(s LRPs, v *View) *planner {
+	p := &planner{view: v, domains: map[string]*lrp.Domain{}}
+	domains := s.Domains()
+	for d := domains.Next(); d != nil; d = domains.Next() {
+		p.domains[d.Name] = d
+		if d.FreshUntil != 0 && !d.Fresh(v.Now) {
+			p.plan.LapsedDomains = append(p.plan.LapsedDomains, d.Name)
+		}
+	}
+	return p
+}
+
+// Make compares all that is desired with all that is. It walks both in order of key side by side,
+// once, and allocates only for what it finds.
+func (v *View) Make(s Snapshot) Plan {
+	p := newPlanner(s, v)
+	p.walk(s)
+	tasks := s.Tasks()
+	for t := tasks.Next(); t != nil; t = tasks.Next() {
+		p.task(t)
+	}
+	return p.plan
+}
+
+// MakeForCell does the same for what one cell holds, for when it is lost or has returned. Stats and
+// Restarts are of no meaning in it.
+func (v *View) MakeForCell(s Snapshot, cellID string) Plan {
+	p := newPlanner(s, v)
+	seen := map[lrp.Key]struct{}{}
+	rows := s.ActualOfCell(cellID)
+	for row := rows.Next(); row != nil; row = rows.Next() {
+		if _, again := seen[row.Key]; again {
+			continue
+		}
+		seen[row.Key] = struct{}{}
+		p.index(row.Key, s.Instance(row.Key), s.DesiredLRP(row.ProcessGUID))
+	}
+	tasks := s.TasksOfCell(cellID)
+	for t := tasks.Next(); t != nil; t = tasks.Next() {
+		p.task(t)
+	}
+	return p.plan
+}
+
+// walk merges the desired and the actual LRPs.
+func (p *planner) walk(s LRPs) {
+	desired, actual := s.Desired(), s.Actual()
+	d, row := desired.Next(), actual.Next()
+	for d != nil || row != nil {
+		if d == nil || row != nil && row.ProcessGUID < d.ProcessGUID {
+			row = p.lrp(nil, row, actual)
+			continue
+		}
+		p.plan.Stats.LRPsDesired += int(d.Instances)
+		row = p.lrp(d, row, actual)
+		d = desired.Next()
+	}
+}
+
+// lrp looks at all indices of one LRP, from its first record on, and returns the first record of the
+// next one. Indices that have no record but should have are found as gaps.
+func (p *planner) lrp(d *lrp.Desired, row *lrp.Actual, rows Cursor[lrp.Actual]) *lrp.Actual {
+	var guid string
+	if d != nil {
+		guid = d.ProcessGUID
+	} else {
+		guid = row.ProcessGUID
+	}
+	next := int32(0) // the first index not looked at yet
+	crashed := p.plan.Stats.LRPsCrashed
+	for row != nil && row.ProcessGUID == guid {
+		key := row.Key
+		var i lrp.Instance
+		for row != nil && row.Key == key {
+			i.Set(row)
+			row = rows.Next()
+		}
+		p.gap(d, next, key.Index)
+		p.index(key, i, d)
+		next = key.Index + 1
+	}
+	if d != nil {
+		p.gap(d, next, d.Instances)
+		if p.plan.Stats.LRPsCrashed > crashed {
+			p.plan.Stats.CrashingDesiredLRPs++
+		}
+	}
+	return row
+}
+
+// gap plans the indices from first up to end, exclusive, that have no record at all.
+func (p *planner) gap(d *lrp.Desired, first, end int32) {
+	if d == nil {
+		return
+	}
+	for index := first; index < min(end, d.Instances); index++ {
+		p.plan.Stats.LRPsMissing++
+		p.plan.LRPs = append(p.plan.LRPs, LRPWork{Key: lrp.Key{ProcessGUID: d.ProcessGUID, Index: index}, Action: Create})
+	}
+}
+
+// index looks at one index that has records.
+func (p *planner) index(key lrp.Key, i lrp.Instance, d *lrp.Desired) {
+	s := Subject{Key: key, Instance: i, Desired: d}
+	if d != nil {
+		s.Domain = p.domains[d.Domain]
+	} else {
+		s.Domain = p.domains[i.Any().Domain]
+	}
+	p.count(&s)
+	action := p.view.decide(&s)
+	if action != Nothing {
+		p.plan.LRPs = append(p.plan.LRPs, LRPWork{Key: key, Action: action})
+		switch action { //nolint:exhaustive // only these are counted
+		case Create:
+			p.plan.Stats.LRPsMissing++
+		case RetireExtra, RetireOrphan:
+			p.plan.Stats.LRPsExtra++
+		}
+		return
+	}
+	if i.Ordinary != nil && s.wanted() {
+		p.tell(&s)
+	}
+}
+
+// tell plans what others are told of an index whose records are as they should be.
+func (p *planner) tell(s *Subject) {
+	o := s.Instance.Ordinary
+	switch o.State {
+	case lrp.Unclaimed:
+		if p.view.Now.UnixNano()-o.Since > p.view.Config.StaleUnclaimed.Nanoseconds() {
+			p.plan.Unclaimed = append(p.plan.Unclaimed, s.Key)
+		}
+	case lrp.Crashed:
+		if due, restarts := lrp.ResolvePolicy(s.Desired, s.Domain).RestartDue(o); restarts {
+			p.plan.Restarts = append(p.plan.Restarts, DueRestart{Key: s.Key, Due: due})
+		}
+	case lrp.Running:
+		if lrp.RoutesDrifted(s.Desired, o) || lrp.TagsDrifted(s.Desired, o) {
+			p.plan.Drifted = append(p.plan.Drifted, s.Key)
+		}
+	case lrp.Claimed:
+	}
+}
+
+// count adds an index to the figures, and its cells to those that nothing is known of.
+func (p *planner) count(s *Subject) {
+	stats := &p.plan.Stats
+	if o := s.Instance.Ordinary; o != nil {
+		switch o.State {
+		case lrp.Unclaimed:
+			stats.LRPsUnclaimed++
+			if stats.OldestUnclaimed == 0 || o.Since < stats.OldestUnclaimed {
+				stats.OldestUnclaimed = o.Since
+			}
+		case lrp.Claimed:
+			stats.LRPsClaimed++
+		case lrp.Running:
+			stats.LRPsRunning++
+		case lrp.Crashed:
+			stats.LRPsCrashed++
+		}
+		p.cell(o.CellID)
+	}
+	if suspect := s.Instance.Suspect; suspect != nil {
+		if suspect.State == lrp.Running {
+			stats.SuspectRunning++
+		} else {
+			stats.SuspectClaimed++
+		}
+		p.cell(suspect.CellID)
+	}
+	if s.Instance.Evacuating != nil {
+		stats.Evacuating++
+		p.cell(s.Instance.Evacuating.CellID)
+	}
+}
+
+func (p *planner) cell(id string) {
+	if id == "" {
+		return
+	}
+	if _, known := p.view.Cells[id]; known {
+		return
+	}
+	if _, again := p.unsure[id]; again {
+		return
+	}
+	if p.unsure == nil {
+		p.unsure = map[string]struct{}{}
+	}
+	p.unsure[id] = struct{}{}
+	p.plan.UnsureCells = append(p.plan.UnsureCells, id)
+}
+
+func (p *planner) task(t *task.Task) {
+	stats := &p.plan.Stats
+	switch t.State {
+	case task.Pending:
+		stats.TasksPending++
+	case task.Running:
+		stats.TasksRunning++
+		p.cell(t.CellID)
+	case task.Completed:
+		stats.TasksCompleted++
+	case task.Resolving:
+		stats.TasksResolving++
+	}
+	if action := p.view.decideTask(t); action != TaskNothing {
+		p.plan.Tasks = append(p.plan.Tasks, TaskWork{GUID: t.GUID, Action: action})
+		return
+	}
+	switch {
+	case t.State == task.Pending:
+		p.plan.PendingTasks = append(p.plan.PendingTasks, t.GUID)
+	case t.State == task.Completed && t.HasCallback &&
+		p.view.Now.UnixNano()-t.UpdatedAt > p.view.Config.KickTask.Nanoseconds():
+		p.plan.Callbacks = append(p.plan.Callbacks, t.GUID)
+	}
+}
