@@ -1,110 +1,408 @@
-// Package executor runs the containers of one cell.
+// Package executor runs the containers of one cell: it accounts for their resources, builds and destroys them through a
+// garden engine, runs their actions and health checks, keeps their logs, and tells of every change. A restarted process
+// finds the containers of the one before it and goes on with them.
+//
+// It knows nothing of gRPC, of the BBS or of why a container should exist; that is the rep's.
 package executor
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"iter"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 
+	"diego.internal/executor/container"
+	"diego.internal/executor/garden"
 	"diego.internal/executor/logs"
+	"diego.internal/executor/step"
+	"diego.internal/executor/transfer"
+	"golang.org/x/sync/errgroup"
 )
 
 // Client owns the containers of one cell. Its methods may be called concurrently.
-type Client struct{}
+type Client struct {
+	cfg       Config
+	log       *slog.Logger
+	engine    garden.Client
+	events    *hub
+	logs      *logs.Store
+	depot     *depot
+	transfers *transfer.Client
+	counters  *Counters
+	pools     pools
 
-// Open measures the capacity, adopts the containers that an earlier process left behind, destroys those that it cannot account for, and
-// returns a client that is ready for orders. It waits for the engine to answer. Call Run, then Close.
-func Open(ctx context.Context, cfg Config) (*Client, error) { panic("on its way") }
+	// ctx is the life of the client; it ends with step.ErrDetached, after detached has been closed.
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	detached chan struct{}
+	busy     sync.WaitGroup
+	closing  sync.Once
 
-// Run does the periodic care until ctx ends, then detaches from the containers, which go on. It returns nil then.
-func (c *Client) Run(ctx context.Context) error { panic("on its way") }
+	mu     sync.Mutex
+	nodes  map[string]*node
+	ledger ledger
+	closed bool
 
-// Close detaches from all containers, which go on without us, and waits for our own goroutines. It may be repeated; Run calls it at its end.
-func (c *Client) Close() { panic("on its way") }
-
-// AllocateContainers makes reservations; each request is answered alone, those not returned as failures succeeded.
-func (c *Client) AllocateContainers(ctx context.Context, requests []AllocationRequest) []AllocationFailure {
-	panic("on its way")
+	health struct {
+		mu  sync.Mutex
+		err error
+	}
 }
 
-// RunContainer attaches run information (reserved → initializing) and returns; building and running go on by themselves.
-func (c *Client) RunContainer(ctx context.Context, request RunRequest) error { panic("on its way") }
+// pools bound how many of each kind of work run at a time.
+type pools struct{ create, remove, read, metrics, monitor chan struct{} }
 
-// UpdateContainer replaces internal routes and metric tags.
+// Open waits for the engine to answer, measures the capacity, adopts the containers that an earlier process left behind,
+// destroys those that it cannot account for, and returns a client that is ready for orders. A call of Run or Close must
+// follow.
+func Open(ctx context.Context, cfg Config) (*Client, error) {
+	cfg.SetDefaults()
+	if cfg.Engine == nil || cfg.CellID == "" || !filepath.IsAbs(cfg.StateDir) {
+		return nil, errors.New("opening executor: engine, cell id and an absolute state folder are needed")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{}).DialContext
+	}
+	if err := awaitEngine(ctx, cfg); err != nil {
+		return nil, fmt.Errorf("waiting for the container engine: %w", err)
+	}
+	capacity, err := cfg.Engine.Capacity(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("measuring the container engine: %w", err)
+	}
+	total, err := measure(cfg, capacity)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		cfg:      cfg,
+		log:      cfg.Log,
+		engine:   cfg.Engine,
+		events:   newHub(),
+		counters: &Counters{},
+		detached: make(chan struct{}),
+		nodes:    make(map[string]*node),
+		ledger:   ledger{total: total},
+		pools: pools{
+			create:  make(chan struct{}, cfg.CreatePool),
+			remove:  make(chan struct{}, cfg.DeletePool),
+			read:    make(chan struct{}, cfg.ReadPool),
+			metrics: make(chan struct{}, cfg.MetricsPool),
+			monitor: make(chan struct{}, cfg.HealthCheckPool),
+		},
+	}
+	// Containers outlive the call that opens the client, and its values (a trace) are not theirs.
+	c.ctx, c.cancel = context.WithCancelCause(context.Background())
+	if err := c.prepare(ctx); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// prepare makes the folders and takes up what an earlier process left.
+func (c *Client) prepare(ctx context.Context) error {
+	temporary := filepath.Join(c.cfg.StateDir, "tmp")
+	if err := os.RemoveAll(temporary); err != nil {
+		return fmt.Errorf("emptying temporary folder: %w", err)
+	}
+	for _, dir := range []string{temporary, c.journalDir(), c.filesDir()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // users of containers pass through it
+			return fmt.Errorf("making state folder: %w", err)
+		}
+	}
+	c.transfers = transfer.New(transfer.Config{
+		TempDir:   temporary,
+		Downloads: c.cfg.Downloads,
+		Uploads:   c.cfg.Uploads,
+		MaxBytes:  c.cfg.MaxInflatedBytes,
+	})
+	var err error
+	limits := logs.Limits{Bytes: c.cfg.LogBytes, Lines: c.cfg.LogLines}
+	if c.logs, err = logs.NewStore(filepath.Join(c.cfg.StateDir, "logs"), limits, c.log); err != nil {
+		return err
+	}
+	return c.adopt(ctx)
+}
+
+func (c *Client) journalDir() string { return filepath.Join(c.cfg.StateDir, "containers") }
+
+func (c *Client) filesDir() string { return filepath.Join(c.cfg.StateDir, "files") }
+
+// Run does the periodic care until ctx ends, then detaches as Close does. It returns nil then.
+func (c *Client) Run(ctx context.Context) error {
+	defer c.Close()
+	var group errgroup.Group
+	group.Go(func() error { return c.prune(ctx) })
+	group.Go(func() error { return c.reap(ctx) })
+	group.Go(func() error { return c.watchEngine(ctx) })
+	return group.Wait()
+}
+
+// Close lets go of all containers, which go on without us, and waits for our own goroutines. Work half way through a
+// creation is undone. It may be repeated.
+func (c *Client) Close() {
+	c.closing.Do(func() {
+		c.mu.Lock()
+		c.closed = true
+		c.mu.Unlock()
+		close(c.detached)
+		c.cancel(step.ErrDetached)
+		c.busy.Wait()
+		c.events.close()
+		if c.logs != nil {
+			if err := c.logs.Close(); err != nil {
+				c.log.Warn("closing-logs-failed", slog.Any("error", err))
+			}
+		}
+	})
+}
+
+// AllocateContainers makes reservations; each request is answered alone, and those not returned as failures succeeded.
+// Together, parallel calls never take more than the cell has.
+func (c *Client) AllocateContainers(_ context.Context, requests []AllocationRequest) []AllocationFailure {
+	var failures []AllocationFailure
+	for _, request := range requests {
+		if err := c.allocate(request); err != nil {
+			failures = append(failures, AllocationFailure{Request: request, Err: err})
+		}
+	}
+	return failures
+}
+
+func (c *Client) allocate(request AllocationRequest) error {
+	switch {
+	case request.GUID == "":
+		return ErrGUIDNotSpecified
+	case !validGUID(request.GUID):
+		return ErrGUIDInvalid
+	}
+	r := request.Resources
+	if r.MemoryMB < 0 || r.DiskMB < 0 || r.MaxPids < 0 {
+		return fmt.Errorf("resources %+v are negative: %w", r, ErrInsufficientResources)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrClosed
+	}
+	if _, known := c.nodes[request.GUID]; known {
+		return ErrGUIDNotAvailable
+	}
+	if err := c.ledger.take(r); err != nil {
+		return err
+	}
+	n := c.newNode(container.Reserve(request.GUID, r, request.Tags, time.Now()))
+	c.nodes[request.GUID] = n
+	c.events.emit(EventReserved, n.record)
+	return nil
+}
+
+// RunContainer attaches run information to a reservation and returns; building and running go on by themselves, and
+// their end is told by an event. It returns ErrContainerNotFound, ErrInvalidTransition, ErrEmptyAction or what is wrong
+// with the run information; the reservation is unchanged then.
+func (c *Client) RunContainer(_ context.Context, request RunRequest) error {
+	n, err := c.node(request.GUID)
+	if err != nil {
+		return err
+	}
+	if err := request.Info.Validate(); err != nil {
+		return fmt.Errorf("running container %q: %w", request.GUID, err)
+	}
+	return n.begin(request)
+}
+
+// UpdateContainer replaces internal routes and metric tags. It returns ErrContainerNotFound, or ErrInvalidTransition if
+// the container has no run information yet or has ended.
 func (c *Client) UpdateContainer(ctx context.Context, request UpdateRequest) error {
-	panic("on its way")
+	n, err := c.node(request.GUID)
+	if err != nil {
+		return err
+	}
+	return n.update(ctx, request)
 }
 
-// StopContainer asks the container to stop and returns without waiting.
-func (c *Client) StopContainer(ctx context.Context, guid string) error { panic("on its way") }
+// StopContainer asks the container to stop and returns without waiting. It may be repeated, and is no error for a
+// container that has ended. It returns ErrContainerNotFound.
+func (c *Client) StopContainer(_ context.Context, guid string) error {
+	n, err := c.node(guid)
+	if err != nil {
+		return err
+	}
+	n.stop(errStopped)
+	return nil
+}
 
-// DeleteContainer stops, destroys and forgets the container; resources are free afterwards. Concurrent calls share one deletion.
-func (c *Client) DeleteContainer(ctx context.Context, guid string) error { panic("on its way") }
+// DeleteContainer stops and destroys the container and forgets it; its resources are free afterwards. Concurrent calls
+// share one deletion, which goes on when the callers give up. After an error the container is still known and the call
+// can be repeated. It returns ErrContainerNotFound if there is none of that guid.
+func (c *Client) DeleteContainer(ctx context.Context, guid string) error {
+	n, err := c.node(guid)
+	if err != nil {
+		return err
+	}
+	return n.delete(ctx)
+}
 
 // GetContainer returns a snapshot, or ErrContainerNotFound.
-func (c *Client) GetContainer(guid string) (Container, error) { panic("on its way") }
+func (c *Client) GetContainer(guid string) (Container, error) {
+	n, err := c.node(guid)
+	if err != nil {
+		return Container{}, err
+	}
+	return n.snapshot(), nil
+}
 
 // ListContainers returns snapshots of all containers in order of guid.
-func (c *Client) ListContainers() []Container { panic("on its way") }
+func (c *Client) ListContainers() []Container {
+	nodes := c.all()
+	records := make([]Container, len(nodes))
+	for i, n := range nodes {
+		records[i] = n.snapshot()
+	}
+	return records
+}
 
-// GetFiles streams a path of the container out as tar, read as root. The caller closes it.
+// GetFiles streams a file or folder of a container out as tar, read as root. The caller closes it.
 func (c *Client) GetFiles(ctx context.Context, guid, path string) (io.ReadCloser, error) {
-	panic("on its way")
+	if _, err := c.node(guid); err != nil {
+		return nil, err
+	}
+	if err := acquire(ctx, c.pools.read); err != nil {
+		return nil, err
+	}
+	free := sync.OnceFunc(func() { <-c.pools.read })
+	inside, err := c.engine.Lookup(ctx, handleOf(guid))
+	if err != nil {
+		free()
+		return nil, fmt.Errorf("reading files of container %q: %w", guid, err)
+	}
+	stream, err := inside.StreamOut(ctx, garden.StreamOutSpec{Path: path, User: "root"})
+	if err != nil {
+		free()
+		return nil, fmt.Errorf("reading %q of container %q: %w", path, guid, err)
+	}
+	return &pooledReader{ReadCloser: stream, free: free}, nil
 }
 
-// GetBulkMetrics reads the metrics of all created and running containers.
-func (c *Client) GetBulkMetrics(ctx context.Context) (map[string]Metrics, error) {
-	panic("on its way")
+// pooledReader gives its slot back when it is closed.
+type pooledReader struct {
+	io.ReadCloser
+	free func()
 }
 
-// TotalResources of the cell.
-func (c *Client) TotalResources() Resources { panic("on its way") }
+func (r *pooledReader) Close() error {
+	defer r.free()
+	return r.ReadCloser.Close()
+}
 
-// RemainingResources of the cell: total less what every known container takes.
-func (c *Client) RemainingResources() Resources { panic("on its way") }
+// TotalResources of the cell, used or not.
+func (c *Client) TotalResources() Resources {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ledger.total
+}
+
+// RemainingResources are the total less what every known container takes. They are negative when a restarted process was
+// configured with less than its containers take.
+func (c *Client) RemainingResources() Resources {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ledger.remaining()
+}
 
 // SubscribeToEvents starts to collect events. The caller closes the subscription.
-func (c *Client) SubscribeToEvents() *Subscription { panic("on its way") }
+func (c *Client) SubscribeToEvents() *Subscription { return c.events.subscribe() }
 
-// Healthy says whether the engine passed its last check. The error tells why not.
-func (c *Client) Healthy() (bool, error) { panic("on its way") }
-
-// SetHealthy overrides the health until the next check; nil means healthy.
-func (c *Client) SetHealthy(err error) { panic("on its way") }
-
-// Cleanup deletes all containers, known or not, that this cell owns in the engine, with their journals and logs. For emptying a machine.
-func (c *Client) Cleanup(ctx context.Context) error { panic("on its way") }
-
-// Logs yields the log lines of a container that are kept, those newer than since (zero = all), and then, if follow, those to come until the
-// container is deleted or ctx ends. Lines of a deleted container can be read for Config.LogRetention.
+// Logs yields the lines of a container that are kept and, if asked, those to come, until the container is deleted or ctx
+// ends. Lines of a deleted container can be read for Config.LogRetention; after that the error is ErrContainerNotFound.
 func (c *Client) Logs(ctx context.Context, guid string, request logs.Request) iter.Seq2[logs.Line, error] {
-	panic("on its way")
+	return func(yield func(logs.Line, error) bool) {
+		for line, err := range c.logs.Read(ctx, handleOf(guid), request) {
+			if errors.Is(err, logs.ErrNotFound) {
+				if _, known := c.node(guid); known != nil {
+					yield(logs.Line{}, fmt.Errorf("logs of container %q: %w", guid, ErrContainerNotFound))
+				}
+				return // a reservation has no lines yet
+			}
+			if !yield(line, err) {
+				return
+			}
+		}
+	}
 }
 
-// EventKind says what happened.
-type EventKind int
-
-// The kinds of events.
-const (
-	EventReserved EventKind = iota + 1
-	// EventRunning comes when a container runs, and again on each change of its routable flag or routes.
-	EventRunning
-	EventComplete
-	// EventResync says that events were lost: look at all containers. It has no container.
-	EventResync
-)
-
-// Event tells of a change. Of several changes of one container that nobody fetched only the newest is kept.
-type Event struct {
-	Kind      EventKind
-	Container Container
+// Cleanup deletes all containers that this cell owns in the engine, known or not, stopping them first as DeleteContainer
+// does. Journals go with them. It is for emptying a machine.
+func (c *Client) Cleanup(ctx context.Context) error {
+	var group errgroup.Group
+	for _, n := range c.all() {
+		group.Go(func() error {
+			if err := n.delete(ctx); err != nil {
+				return fmt.Errorf("deleting container %q: %w", n.guid, err)
+			}
+			return nil
+		})
+	}
+	return errors.Join(group.Wait(), c.destroyUnknown(ctx, nil))
 }
 
-// Subscription collects events for one reader.
-type Subscription struct{}
+func (c *Client) node(guid string) (*node, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, ok := c.nodes[guid]
+	if !ok {
+		return nil, fmt.Errorf("container %q: %w", guid, ErrContainerNotFound)
+	}
+	return n, nil
+}
 
-// Next blocks until there is an event, ctx ends, or the subscription or client is closed (ErrClosed).
-func (s *Subscription) Next(ctx context.Context) (Event, error) { panic("on its way") }
+// all returns the nodes in order of guid.
+func (c *Client) all() []*node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	nodes := slices.Collect(maps.Values(c.nodes))
+	slices.SortFunc(nodes, func(a, b *node) int { return strings.Compare(a.guid, b.guid) })
+	return nodes
+}
 
-// Close ends the subscription.
-func (s *Subscription) Close() { panic("on its way") }
+func (c *Client) forget(n *node, resources container.Resources) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.nodes, n.guid)
+	c.ledger.giveBack(resources)
+}
+
+// spawn runs work that Close waits for. It returns false, and runs nothing, once the client is closed.
+func (c *Client) spawn(work func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.busy.Go(work)
+	return true
+}
+
+// acquire takes a slot of a pool; the caller gives it back by receiving.
+func acquire(ctx context.Context, pool chan struct{}) error {
+	select {
+	case pool <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,99 @@
+package executor
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"diego.internal/executor/container"
+)
+
+// prune ends reservations that nobody made use of.
+func (c *Client) prune(ctx context.Context) error {
+	for wait(ctx, c.cfg.ReservedExpiration/2) {
+		now := time.Now()
+		for _, n := range c.all() {
+			record := n.snapshot()
+			if record.State == container.StateReserved && now.Sub(record.AllocatedAt) >= c.cfg.ReservedExpiration {
+				n.expire()
+			}
+		}
+	}
+	return nil
+}
+
+// reap compares records and engine, and removes logs that have been kept long enough. A failure is logged and tried
+// again in the next round.
+func (c *Client) reap(ctx context.Context) error {
+	for wait(ctx, c.cfg.ReapInterval) {
+		if err := c.destroyUnknown(ctx, nil); err != nil && ctx.Err() == nil {
+			c.log.Warn("destroying-unknown-containers-failed", slog.Any("error", err))
+		}
+		if err := c.reapMissing(ctx); err != nil && ctx.Err() == nil {
+			c.log.Warn("looking-for-missing-containers-failed", slog.Any("error", err))
+		}
+		if err := c.logs.Sweep(time.Now().Add(-c.cfg.LogRetention)); err != nil {
+			c.log.Warn("sweeping-logs-failed", slog.Any("error", err))
+		}
+	}
+	return nil
+}
+
+// watchEngine keeps the health of the cell up to date: a cheap question often, and soon again after a bad answer.
+func (c *Client) watchEngine(ctx context.Context) error {
+	pause := c.cfg.EngineCheckInterval
+	for wait(ctx, pause) {
+		err := c.checkEngine(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		c.SetHealthy(err)
+		pause = c.cfg.EngineCheckInterval
+		if err != nil {
+			pause /= 3
+		}
+	}
+	return nil
+}
+
+func (c *Client) checkEngine(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.EngineCheckTimeout)
+	defer cancel()
+	return c.engine.Ping(ctx)
+}
+
+// Healthy says whether the engine passed its last check; the error tells why not.
+func (c *Client) Healthy() (bool, error) {
+	c.health.mu.Lock()
+	defer c.health.mu.Unlock()
+	return c.health.err == nil, c.health.err
+}
+
+// SetHealthy sets the health until the next check; nil means healthy.
+func (c *Client) SetHealthy(err error) {
+	c.health.mu.Lock()
+	before := c.health.err
+	c.health.err = err
+	c.health.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		c.counters.EngineChecksFailed.Add(1)
+		c.log.Error("cell-unhealthy", slog.Any("error", err))
+	case err != nil:
+		c.counters.EngineChecksFailed.Add(1)
+	case before != nil:
+		c.log.Info("cell-healthy")
+	}
+}
+
+// wait returns false when ctx ends first.
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -1,0 +1,186 @@
+package executor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"diego.internal/executor/container"
+	"diego.internal/executor/step"
+)
+
+// The journal is what lets a restarted process go on with the containers of the one before it. It survives a kill of
+// that process, not a crash of the machine, so nothing is synced: after a crash no container is left either.
+const (
+	recordFile   = "record.json"
+	progressFile = "progress.json"
+	// journalVersion is raised when an older process could not read what we write.
+	journalVersion = 1
+)
+
+// keySetupDone marks that the setup action is behind us.
+const keySetupDone = "setup-done"
+
+// keyHealthStart is since when the container has been asked whether it is healthy.
+const keyHealthStart = "health-start"
+
+// journal is the folder of one container's record. Its methods are called with the container's lock held.
+type journal struct{ dir string }
+
+type savedRecord struct {
+	Version int              `json:"version"`
+	Record  container.Record `json:"record"`
+}
+
+type savedProgress struct {
+	Processes map[string]step.ProcessMark `json:"processes,omitempty"`
+	Done      map[string]bool             `json:"done,omitempty"`
+	Since     map[string]time.Time        `json:"since,omitempty"`
+}
+
+func (j journal) save(record container.Record) error {
+	if err := os.MkdirAll(j.dir, 0o700); err != nil {
+		return fmt.Errorf("making journal folder: %w", err)
+	}
+	return writeJSON(filepath.Join(j.dir, recordFile), savedRecord{Version: journalVersion, Record: record})
+}
+
+func (j journal) load() (container.Record, savedProgress, error) {
+	var saved savedRecord
+	if err := readJSON(filepath.Join(j.dir, recordFile), &saved); err != nil {
+		return container.Record{}, savedProgress{}, err
+	}
+	if saved.Version != journalVersion || saved.Record.GUID == "" {
+		return container.Record{}, savedProgress{}, fmt.Errorf("journal %q has version %d, want %d", j.dir, saved.Version, journalVersion)
+	}
+	var marks savedProgress
+	err := readJSON(filepath.Join(j.dir, progressFile), &marks)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // nothing has been begun
+	}
+	return saved.Record, marks, err
+}
+
+func (j journal) remove() error {
+	if err := os.RemoveAll(j.dir); err != nil {
+		return fmt.Errorf("removing journal: %w", err)
+	}
+	return nil
+}
+
+// writeJSON replaces a file at once, so that a reader finds the old or the new one. It holds secrets of the workload.
+func writeJSON(path string, value any) error {
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encoding %s: %w", filepath.Base(path), err)
+	}
+	if err := os.WriteFile(path+".new", encoded, 0o600); err != nil {
+		return fmt.Errorf("writing journal: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("replacing journal: %w", err)
+	}
+	return nil
+}
+
+func readJSON(path string, value any) error {
+	encoded, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("reading journal: %w", err)
+	}
+	if err := json.Unmarshal(encoded, value); err != nil {
+		return fmt.Errorf("decoding journal %q: %w", path, err)
+	}
+	return nil
+}
+
+// progress is the step.Progress of one container.
+type progress struct {
+	path string
+	log  *slog.Logger
+
+	mu    sync.Mutex
+	marks savedProgress
+}
+
+var _ step.Progress = (*progress)(nil)
+
+func newProgress(j journal, marks savedProgress, log *slog.Logger) *progress {
+	if marks.Processes == nil {
+		marks.Processes = make(map[string]step.ProcessMark)
+	}
+	if marks.Done == nil {
+		marks.Done = make(map[string]bool)
+	}
+	if marks.Since == nil {
+		marks.Since = make(map[string]time.Time)
+	}
+	return &progress{path: filepath.Join(j.dir, progressFile), log: log, marks: marks}
+}
+
+func (p *progress) Process(id string) step.ProcessMark {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.marks.Processes[id]
+}
+
+func (p *progress) SetProcess(id string, mark step.ProcessMark) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if mark == (step.ProcessMark{}) {
+		delete(p.marks.Processes, id)
+	} else {
+		p.marks.Processes[id] = mark
+	}
+	p.saveLocked()
+}
+
+func (p *progress) Done(key string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.marks.Done[key]
+}
+
+func (p *progress) SetDone(key string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.marks.Done[key] = true
+	p.saveLocked()
+}
+
+func (p *progress) Since(key string, now time.Time) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if since, ok := p.marks.Since[key]; ok {
+		return since
+	}
+	p.marks.Since[key] = now
+	p.saveLocked()
+	return now
+}
+
+// leftovers are the processes below a place that were running when the earlier process ended.
+func (p *progress) leftovers(place string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var ids []string
+	for id, mark := range p.marks.Processes {
+		if strings.HasPrefix(id, place) && !mark.Ended {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+func (p *progress) saveLocked() {
+	if err := writeJSON(p.path, p.marks); err != nil {
+		p.log.Error("saving-progress-failed", slog.String("path", p.path), slog.Any("error", err))
+	}
+}
