@@ -89,11 +89,14 @@ func (f *Fleet) Noted(id string, now time.Time) {
 	}
 }
 
-// Forget drops what is missing for longer than the brake remembers and is not in use. A record that
-// names such a cell has it Noted again.
+// forgetAfter is long enough for everything that a missing cell held to have been dealt with.
+const forgetAfter = 24 * time.Hour
+
+// Forget drops the cells that have been missing for a day. A record that names such a cell has it
+// Noted again.
 func (f *Fleet) Forget(now time.Time) {
 	for id, c := range f.cells {
-		if !c.present && now.Sub(c.missing) > f.config.BrakeMemory {
+		if !c.present && now.Sub(c.missing) > forgetAfter {
 			delete(f.cells, id)
 		}
 	}

@@ -1,6 +1,8 @@
 package converge
 
 import (
+	"iter"
+
 	"diego.internal/bbs/internal/lrp"
 	"diego.internal/bbs/internal/task"
 )
@@ -79,8 +81,7 @@ type planner struct {
 
 func newPlanner(s LRPs, v *View) *planner {
 	p := &planner{view: v, domains: map[string]*lrp.Domain{}}
-	domains := s.Domains()
-	for d := domains.Next(); d != nil; d = domains.Next() {
+	for d := range s.Domains() {
 		p.domains[d.Name] = d
 		if d.FreshUntil != 0 && !d.Fresh(v.Now) {
 			p.plan.LapsedDomains = append(p.plan.LapsedDomains, d.Name)
@@ -94,8 +95,7 @@ func newPlanner(s LRPs, v *View) *planner {
 func (v *View) Make(s Snapshot) Plan {
 	p := newPlanner(s, v)
 	p.walk(s)
-	tasks := s.Tasks()
-	for t := tasks.Next(); t != nil; t = tasks.Next() {
+	for t := range s.Tasks() {
 		p.task(t)
 	}
 	return p.plan
@@ -106,72 +106,95 @@ func (v *View) Make(s Snapshot) Plan {
 func (v *View) MakeForCell(s Snapshot, cellID string) Plan {
 	p := newPlanner(s, v)
 	seen := map[lrp.Key]struct{}{}
-	rows := s.ActualOfCell(cellID)
-	for row := rows.Next(); row != nil; row = rows.Next() {
+	for row := range s.RecordsOnCell(cellID) {
 		if _, again := seen[row.Key]; again {
 			continue
 		}
 		seen[row.Key] = struct{}{}
-		p.index(row.Key, s.Instance(row.Key), s.DesiredLRP(row.ProcessGUID))
+		p.index(row.Key, s.Instance(row.Key), s.Desired(row.ProcessGUID))
 	}
-	tasks := s.TasksOfCell(cellID)
-	for t := tasks.Next(); t != nil; t = tasks.Next() {
+	for t := range s.TasksOnCell(cellID) {
 		p.task(t)
 	}
 	return p.plan
 }
 
-// walk merges the desired and the actual LRPs.
+// walk merges the desired and the actual LRPs: the records come by themselves, the desired LRPs are
+// pulled as far as the records have got.
 func (p *planner) walk(s LRPs) {
-	desired, actual := s.Desired(), s.Actual()
-	d, row := desired.Next(), actual.Next()
-	for d != nil || row != nil {
-		if d == nil || row != nil && row.ProcessGUID < d.ProcessGUID {
-			row = p.lrp(nil, row, actual)
-			continue
+	pull, stop := iter.Pull(s.Desireds())
+	defer stop()
+	m := merge{planner: p, pull: pull}
+	m.advance()
+	for row := range s.Records() {
+		if row.Key != m.key || m.instance.IsZero() {
+			m.finishIndex()
+			m.key = row.Key
 		}
-		p.plan.Stats.LRPsDesired += int(d.Instances)
-		row = p.lrp(d, row, actual)
-		d = desired.Next()
+		m.instance.Set(row)
+	}
+	m.finishIndex()
+	for m.desired != nil {
+		m.finishLRP()
 	}
 }
 
-// lrp looks at all indices of one LRP, from its first record on, and returns the first record of the
-// next one. Indices that have no record but should have are found as gaps.
-func (p *planner) lrp(d *lrp.Desired, row *lrp.Actual, rows Cursor[lrp.Actual]) *lrp.Actual {
-	var guid string
+// merge is the state of walk between two records.
+type merge struct {
+	*planner
+	pull func() (*lrp.Desired, bool)
+	// desired is the LRP that is being looked at or that comes next; nil after the last.
+	desired *lrp.Desired
+	// next is its first index that has not been looked at.
+	next int32
+	// crashed tells whether an index of it is.
+	crashed bool
+	// key and instance are the index whose records are being gathered.
+	key      lrp.Key
+	instance lrp.Instance
+}
+
+func (m *merge) advance() {
+	m.desired, _ = m.pull()
+	m.next, m.crashed = 0, false
+	if m.desired != nil {
+		m.plan.Stats.LRPsDesired += int(m.desired.Instances)
+	}
+}
+
+// finishIndex looks at the index that has been gathered, after all that comes before it in order of
+// key and has no record.
+func (m *merge) finishIndex() {
+	if m.instance.IsZero() {
+		return
+	}
+	for m.desired != nil && m.desired.ProcessGUID < m.key.ProcessGUID {
+		m.finishLRP()
+	}
+	d := m.desired
+	if d != nil && d.ProcessGUID != m.key.ProcessGUID {
+		d = nil
+	}
 	if d != nil {
-		guid = d.ProcessGUID
-	} else {
-		guid = row.ProcessGUID
+		m.gap(d, m.next, m.key.Index)
+		m.next = m.key.Index + 1
+		m.crashed = m.crashed || m.instance.Ordinary != nil && m.instance.Ordinary.State == lrp.Crashed
 	}
-	next := int32(0) // the first index not looked at yet
-	crashed := p.plan.Stats.LRPsCrashed
-	for row != nil && row.ProcessGUID == guid {
-		key := row.Key
-		var i lrp.Instance
-		for row != nil && row.Key == key {
-			i.Set(row)
-			row = rows.Next()
-		}
-		p.gap(d, next, key.Index)
-		p.index(key, i, d)
-		next = key.Index + 1
+	m.index(m.key, m.instance, d)
+	m.instance = lrp.Instance{}
+}
+
+// finishLRP plans what the present LRP has no record of, and goes on to the next.
+func (m *merge) finishLRP() {
+	m.gap(m.desired, m.next, m.desired.Instances)
+	if m.crashed {
+		m.plan.Stats.CrashingDesiredLRPs++
 	}
-	if d != nil {
-		p.gap(d, next, d.Instances)
-		if p.plan.Stats.LRPsCrashed > crashed {
-			p.plan.Stats.CrashingDesiredLRPs++
-		}
-	}
-	return row
+	m.advance()
 }
 
 // gap plans the indices from first up to end, exclusive, that have no record at all.
 func (p *planner) gap(d *lrp.Desired, first, end int32) {
-	if d == nil {
-		return
-	}
 	for index := first; index < min(end, d.Instances); index++ {
 		p.plan.Stats.LRPsMissing++
 		p.plan.LRPs = append(p.plan.LRPs, LRPWork{Key: lrp.Key{ProcessGUID: d.ProcessGUID, Index: index}, Action: Create})
