@@ -14,7 +14,6 @@ import (
 	"diego.internal/executor/container"
 	"diego.internal/executor/garden"
 	"diego.internal/executor/logs"
-	"diego.internal/executor/step"
 )
 
 // Properties of our containers in the engine.
@@ -42,7 +41,7 @@ func (n *node) live(ctx context.Context) {
 // unbuilt completes a container whose building failed or was interrupted.
 func (n *node) unbuilt(ctx context.Context, err error) {
 	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, step.ErrDetached):
+	case n.client.leaving():
 		// What was built is undone or will be destroyed by the next process, which finds the record initializing.
 	case cause != nil:
 		n.complete(true, "stopped-before-running", false)

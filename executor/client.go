@@ -397,6 +397,16 @@ func (c *Client) spawn(work func()) bool {
 	return true
 }
 
+// leaving says whether Close has been called.
+func (c *Client) leaving() bool {
+	select {
+	case <-c.detached:
+		return true
+	default:
+		return false
+	}
+}
+
 // acquire takes a slot of a pool; the caller gives it back by receiving.
 func acquire(ctx context.Context, pool chan struct{}) error {
 	select {

@@ -252,8 +252,8 @@ func (n *node) platform(stream logs.Stream, format string, args ...any) {
 // outcome turns the result of the tree into a completion.
 func (n *node) outcome(ctx context.Context, err error) {
 	switch {
-	case errors.Is(context.Cause(ctx), step.ErrDetached):
-		// The container goes on; its record is taken up by the next process.
+	case n.client.leaving():
+		// The container goes on, or its end is in the engine and the journal: the next process comes to the same result.
 	case errors.Is(context.Cause(ctx), errMissing):
 		n.complete(true, step.ErrMissingContainer.Error(), false)
 	case err != nil:

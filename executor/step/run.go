@@ -91,7 +91,7 @@ func (p *process) start(ctx context.Context) (garden.Process, error) {
 	starting, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), startTime, errors.New("engine took too long to start the process"))
 	defer cancel()
 	if p.mark.Starting {
-		running, err := p.attach(ctx)
+		running, err := p.attach(ctx, starting)
 		switch {
 		case err == nil:
 			p.noteStarted()
@@ -113,7 +113,7 @@ func (p *process) start(ctx context.Context) (garden.Process, error) {
 			return nil, ErrMissingContainer
 		}
 		p.emit(fmt.Sprintf("failed-creating-process: %v", err))
-		return nil, fmt.Errorf("starting process %s: %w", p.id, err)
+		return nil, err // the engine names the process
 	}
 	p.noteStarted()
 	return running, nil
@@ -124,10 +124,11 @@ func (p *process) noteStarted() {
 	p.env.Progress.SetProcess(p.id, p.mark)
 }
 
-// attach repeats while the engine does not answer, because its containers go on without it.
-func (p *process) attach(ctx context.Context) (garden.Process, error) {
+// attach repeats until ctx ends while the engine does not answer, because its containers go on without it. The calls
+// themselves are made with another context: a process must be taken up even if only to be interrupted.
+func (p *process) attach(ctx, calls context.Context) (garden.Process, error) {
 	for {
-		running, err := p.env.Container.Attach(ctx, p.id, p.io())
+		running, err := p.env.Container.Attach(calls, p.id, p.io())
 		if err == nil || errors.Is(err, garden.ErrUnknownProcess) || errors.Is(err, garden.ErrUnknownHandle) {
 			return running, err
 		}
@@ -255,7 +256,7 @@ func (p *process) wait(ctx context.Context, running garden.Process) exit {
 		if err == nil || ctx.Err() != nil || errors.Is(err, garden.ErrUnknownProcess) || errors.Is(err, garden.ErrUnknownHandle) {
 			return exit{status: status, err: err}
 		}
-		running, err = p.attach(ctx)
+		running, err = p.attach(ctx, ctx)
 		if err != nil {
 			return exit{err: err}
 		}

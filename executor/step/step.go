@@ -125,7 +125,11 @@ var errLimit = errors.New("timeout step exceeded its limit")
 // Try swallows whatever inner returns; log is told.
 func Try(inner Step, log func(err error)) Step {
 	return func(ctx context.Context, ready func()) error {
-		if err := inner(ctx, ready); err != nil && !errors.Is(context.Cause(ctx), ErrDetached) {
+		err := inner(ctx, ready)
+		if errors.Is(err, ErrDetached) {
+			return err // not a failure: what comes next is for the next process of ours
+		}
+		if err != nil {
 			log(err)
 		}
 		return nil
@@ -164,7 +168,7 @@ func EmitProgress(inner Step, messages Messages, log Log, started func() (again 
 		}
 		err := inner(ctx, ready)
 		switch {
-		case errors.Is(context.Cause(ctx), ErrDetached):
+		case errors.Is(err, ErrDetached):
 		case err == nil && messages.Success != "":
 			log.Emit(messages.Source, logs.Out, messages.Success)
 		case err != nil && messages.FailurePrefix != "":
