@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"diego.internal/locket/internal/lease"
+	"diego.internal/servicekit/config"
 )
 
 // Config is the section "lock" of a process that holds a lock or a presence.
@@ -24,10 +25,10 @@ func (c *Config) SetDefaults() { c.TTL = lease.DefaultTTL }
 func (c *Config) Validate() error {
 	var problems []error
 	if c.Owner == "" || len(c.Owner) > maxOwner {
-		problems = append(problems, fmt.Errorf("owner: must have 1 to %d characters, has %d", maxOwner, len(c.Owner)))
+		problems = append(problems, config.Invalid("owner", "must have 1 to %d characters, has %d", maxOwner, len(c.Owner)))
 	}
 	if err := checkTTL(c.TTL); err != nil {
-		problems = append(problems, err)
+		problems = append(problems, config.Invalid("ttl", "%v", err))
 	}
 	return errors.Join(problems...)
 }
@@ -36,7 +37,7 @@ const maxOwner = 200
 
 func checkTTL(ttl time.Duration) error {
 	if ttl < lease.MinHeldTTL || ttl > lease.MaxTTL {
-		return fmt.Errorf("ttl: must be from %v to %v, is %v", lease.MinHeldTTL, lease.MaxTTL, ttl)
+		return fmt.Errorf("a ttl must be from %v to %v, is %v", lease.MinHeldTTL, lease.MaxTTL, ttl)
 	}
 	return nil
 }

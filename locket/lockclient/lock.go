@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"diego.internal/locket/internal/lease"
+	"diego.internal/servicekit/lifecycle"
 )
 
-// ErrLost says that the holder must stop at once: another process may get the lock, or has it.
-var ErrLost = errors.New("the lock is lost")
+// ErrLost says that the holder must stop at once: another process may get the lock, or has it. A
+// process that ends with it has exit code lifecycle.ExitLockLost.
+var ErrLost = lifecycle.WithExitCode(errors.New("the lock is lost"), lifecycle.ExitLockLost)
 
 // releaseTimeout bounds the release of a claim when its holder stops. If it fails, the claim ends
 // by itself after its TTL.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,7 +15,7 @@ import (
 var (
 	errDown  = errors.New("the store is down")
 	errTaken = errors.New("somebody else has it")
-	terms5   = Terms{TTL: 5 * time.Second} // trust 4 s, renewal after 1.67 s, patience 1 s
+	terms5   = Terms{TTL: 5 * time.Second} // trust 4 s, renewal after 1.67 s, patience 0.5 s
 )
 
 // script is a store that behaves differently over time. It notes when it was asked.
@@ -147,10 +148,9 @@ func TestKeeperStopsAtOnceWhenAnotherHasIt(t *testing.T) {
 func TestAttemptAsksAgainBesideAnUnansweredRequest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		first := true
+		var asked atomic.Bool
 		s := &script{begin: time.Now(), behave: func(ctx context.Context, _ time.Duration) error {
-			if first {
-				first = false
+			if !asked.Swap(true) {
 				return hang(ctx)
 			}
 			return nil
@@ -167,17 +167,22 @@ func TestAttemptAsksAgainBesideAnUnansweredRequest(t *testing.T) {
 func TestAttemptTakesALateAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := &script{begin: time.Now(), behave: func(_ context.Context, since time.Duration) error {
-			timer := time.NewTimer(2500*time.Millisecond - since)
+		const slow = 1700 * time.Millisecond
+		s := &script{begin: time.Now(), behave: func(ctx context.Context, since time.Duration) error {
+			if since > 0 {
+				return hang(ctx)
+			}
+			timer := time.NewTimer(slow)
 			defer timer.Stop()
 			<-timer.C
 			return nil
 		}}
 		sentAt, err := Attempt(t.Context(), terms5, Attempts{Try: s.try})
 		require.NoError(t, err)
-		if age := time.Since(sentAt); age < 400*time.Millisecond || age > 2500*time.Millisecond {
-			t.Errorf("the successful request is %v old, want one of those sent", age)
+		if age := time.Since(sentAt); age != slow {
+			t.Errorf("the successful request is %v old, want %v", age, slow)
 		}
+		require.Len(t, s.asked, 4, "requests sent beside the unanswered one")
 	})
 }
 

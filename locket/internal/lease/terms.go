@@ -34,7 +34,8 @@ func (t Terms) RenewEvery() time.Duration { return t.TTL / 3 }
 
 // Patience is how long a request may go unanswered before another one is sent beside it, which the
 // connection directs to the next server. The first one stays under way: a slow answer is still one.
-func (t Terms) Patience() time.Duration { return min(time.Second, t.TTL/5) }
+// Between a renewal and the deadline there is room for several.
+func (t Terms) Patience() time.Duration { return min(time.Second, max(250*time.Millisecond, t.TTL/10)) }
 
 // First and longest pause after a failed request.
 const (

@@ -14,7 +14,7 @@ func TestTermsOfTheDefault(t *testing.T) {
 		"margin":   {terms.Margin(), time.Second},
 		"trust":    {terms.Trust(), 4 * time.Second},
 		"renewal":  {terms.RenewEvery(), 5 * time.Second / 3},
-		"patience": {terms.Patience(), time.Second},
+		"patience": {terms.Patience(), 500 * time.Millisecond},
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s of a lease of %v: got %v, want %v", name, terms.TTL, tc.got, tc.want)
@@ -31,7 +31,7 @@ func TestTermsLeaveRoom(t *testing.T) {
 		if left := terms.TTL - terms.Trust(); left < time.Second {
 			t.Fatalf("only %v between the deadline and the expiry of %v", left, terms.TTL)
 		}
-		if room := terms.Trust() - terms.RenewEvery(); room < terms.Patience()+firstRetry {
+		if room := terms.Trust() - terms.RenewEvery(); room < 3*terms.Patience() {
 			t.Fatalf("only %v to renew a lease of %v", room, terms.TTL)
 		}
 	})
