@@ -64,9 +64,9 @@ func run(ctx context.Context, args []string) error {
 
 	// Everything can be reached from the start; only the holder of the lock works.
 	queue := batch.NewQueue(cfg.Queue.Limit)
-	var mastership mastership
-	mastership.register(tel)
-	auctioneerv1.RegisterAuctionsServer(server.GRPC(), api.NewAuctions(queue, mastership.held))
+	var master mastership
+	master.register(tel)
+	auctioneerv1.RegisterAuctionsServer(server.GRPC(), api.NewAuctions(queue, master.held))
 	server.SetServing("", true)
 	server.SetServing(healthService, false)
 
@@ -82,7 +82,7 @@ func run(ctx context.Context, args []string) error {
 		if err != nil {
 			return stopped(ctx, err)
 		}
-		mastership.lock.Store(lock)
+		master.lock.Store(lock)
 		l := leader{cfg: cfg, tel: tel, source: source, bbs: bbs, server: server, queue: queue, lock: lock}
 		return l.run(ctx)
 	})
@@ -185,7 +185,9 @@ func (l *leader) fleet() *cells.Fleet {
 }
 
 // mastership tells whether this process is the auctioneer.
-type mastership struct{ lock atomic.Pointer[lockclient.Lock] }
+type mastership struct {
+	lock atomic.Pointer[lockclient.Lock]
+}
 
 func (m *mastership) held() bool {
 	lock := m.lock.Load()

@@ -9,6 +9,7 @@ package batch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -33,12 +34,14 @@ const (
 	// maxRefusals is how many cells may refuse a piece of work before it goes back to
 	// the BBS, which asks again later.
 	maxRefusals = 8
-	emptyPause    = 100 * time.Millisecond
+	emptyPause  = 100 * time.Millisecond
 	// holdInterval is how often held work is tried again.
 	holdInterval = 500 * time.Millisecond
 	// Pause after a batch that could not begin because the cells are unknown.
 	minPause, maxPause = 100 * time.Millisecond, 5 * time.Second
 )
+
+var errNotActive = errors.New("the lock is not held")
 
 // Fleet is what the loop needs of the cells; *cells.Fleet is one.
 type Fleet interface {
@@ -128,6 +131,9 @@ func (l *Loop) waitForWork(ctx context.Context, lastHeld time.Time) bool {
 
 // batch takes all that waits and decides it. An error means that nothing was taken.
 func (l *Loop) batch(ctx context.Context, withHeld bool) error {
+	if !l.cfg.Active() {
+		return errNotActive
+	}
 	started := time.Now()
 	snapshot, err := l.cellsFor(ctx, started)
 	if err != nil {

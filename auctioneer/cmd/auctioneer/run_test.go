@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"diego.internal/auctioneer/internal/simulation"
+	"diego.internal/locket/lockclient"
+	auctioneerv1 "diego.internal/proto/auctioneer/v1"
+	bbsv1 "diego.internal/proto/bbs/v1"
+	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/servicekit/config"
+	"diego.internal/servicekit/mtls"
+)
+
+// process is one auctioneer in this process.
+type process struct {
+	address string
+	stop    context.CancelCauseFunc
+	ended   chan error
+}
+
+// freeAddress is free at the moment; a process that finds it taken fails its test.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, l.Close()) }()
+	return l.Addr().String()
+}
+
+func writeConfig(t *testing.T, world *simulation.World, address, owner string) string {
+	t.Helper()
+	tls := world.Authority.Issue(mtls.Identity{Role: mtls.RoleAuctioneer})
+	file := filepath.Join(t.TempDir(), "auctioneer.yml")
+	text := fmt.Sprintf(`
+log: {level: error}
+grpc:
+  listen: %s
+  tls: {ca: %s, certificate: %s, key: %s}
+locket: {addresses: [%s]}
+bbs: {addresses: [%s]}
+lock: {owner: %s, ttl: 3s}
+`, address, tls.CA, tls.Certificate, tls.Key, world.Locket.Address, world.BBS.Address, owner)
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	return file
+}
+
+func start(t *testing.T, world *simulation.World, owner string) *process {
+	t.Helper()
+	p := &process{address: freeAddress(t), ended: make(chan error, 1)}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	p.stop = cancel
+	file := writeConfig(t, world, p.address, owner)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		p.ended <- run(ctx, []string{"-config", file})
+	}()
+	t.Cleanup(func() { cancel(nil); <-done })
+	return p
+}
+
+func holds(world *simulation.World, owner string) func() bool {
+	return func() bool { return strings.HasPrefix(world.Locket.Owner("auctioneer"), owner) }
+}
+
+func request(guid string) *auctioneerv1.RequestLRPAuctionsRequest {
+	return &auctioneerv1.RequestLRPAuctionsRequest{Starts: []*auctioneerv1.LRPStart{{
+		ProcessGuid: guid, Domain: "d", Indices: []int32{0, 1},
+		Resources: &workloadv1.Resources{MemoryMb: 1, DiskMb: 1},
+		Placement: &workloadv1.PlacementConstraint{RootFs: "preloaded:stack"},
+	}}}
+}
+
+func placed(all []*simulation.Cell) int {
+	sum := 0
+	for _, c := range all {
+		n, _ := c.Holds()
+		sum += n
+	}
+	return sum
+}
+
+const patience = 20 * time.Second
+
+func TestRunPlacesAndHandsOver(t *testing.T) {
+	t.Parallel()
+	world := simulation.New(t)
+	all := world.AddCells(2)
+	first := start(t, world, "first")
+	require.Eventually(t, holds(world, "first"), patience, 5*time.Millisecond)
+	second := start(t, world, "second")
+
+	// Clients find the active one by its health.
+	client := world.DialAuctioneers(second.address, first.address)
+	resp, err := client.RequestLRPAuctions(t.Context(), request("app"))
+	require.NoError(t, err)
+	require.Empty(t, resp.GetRejected())
+	require.Eventually(t, func() bool { return placed(all) == 2 }, patience, 5*time.Millisecond)
+
+	// A clean stop releases the lock, so the other takes over at once, and asks the
+	// BBS what waits.
+	world.BBS.Locked(func(b *simulation.BBS) {
+		s := request("waiting").GetStarts()[0]
+		b.Unplaced = &bbsv1.ListUnplacedResponse{Lrps: []*bbsv1.ListUnplacedResponse_UnplacedLRP{{
+			ProcessGuid: "waiting", Domain: "d", Indices: []int32{0}, Resources: s.GetResources(), Placement: s.GetPlacement(),
+		}}}
+	})
+	first.stop(nil)
+	require.NoError(t, <-first.ended)
+	require.Eventually(t, holds(world, "second"), patience, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return placed(all) == 3 }, patience, 5*time.Millisecond)
+	_, err = client.RequestLRPAuctions(t.Context(), request("later"))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return placed(all) == 5 }, patience, 5*time.Millisecond)
+}
+
+func TestRunEndsWhenTheLockIsLost(t *testing.T) {
+	t.Parallel()
+	world := simulation.New(t)
+	p := start(t, world, "first")
+	require.Eventually(t, holds(world, "first"), patience, 5*time.Millisecond)
+	world.Locket.Steal("auctioneer", "thief")
+	select {
+	case err := <-p.ended:
+		require.ErrorIs(t, err, lockclient.ErrLost)
+	case <-time.After(patience):
+		t.Fatal("it goes on without the lock")
+	}
+}
+
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	world := simulation.New(t)
+	file := writeConfig(t, world, "127.0.0.1:0", "me")
+	load := func(t *testing.T, more string) (Config, error) {
+		t.Helper()
+		text, err := os.ReadFile(file) //nolint:gosec // of this test
+		require.NoError(t, err)
+		changed := filepath.Join(t.TempDir(), "auctioneer.yml")
+		require.NoError(t, os.WriteFile(changed, append(text, more...), 0o600))
+		return config.Load[Config]([]string{"-config", changed})
+	}
+	t.Run("defaults", func(t *testing.T) {
+		t.Parallel()
+		cfg, err := load(t, "")
+		require.NoError(t, err)
+		require.InDelta(t, 0.25, cfg.Placement.StartingContainerWeight, 0)
+		require.InDelta(t, 0, cfg.Placement.BinPackFirstFitWeight, 0)
+		require.Zero(t, cfg.Placement.StartingContainerCountMaximum)
+		require.Equal(t, CellsConfig{
+			StateTimeout: 10 * time.Second, PerformTimeout: 10 * time.Second, SoftDeadline: 2 * time.Second,
+			StateMaxAge: time.Second, StaleLimit: 10 * time.Second, Workers: 1000,
+		}, cfg.Cells)
+	})
+	t.Run("all mistakes are named", func(t *testing.T) {
+		t.Parallel()
+		_, err := load(t, "placement: {bin_pack_first_fit_weight: 2, starting_container_weight: -1}\ncells: {workers: 0, soft_deadline: 0s}\nqueue: {limit: 0}\n")
+		for _, key := range []string{"bin_pack_first_fit_weight", "starting_container_weight", "workers", "soft_deadline", "limit"} {
+			require.ErrorContains(t, err, key)
+		}
+	})
+	t.Run("an unknown key is a mistake", func(t *testing.T) {
+		t.Parallel()
+		_, err := load(t, "placment: {}\n")
+		require.ErrorContains(t, err, "placment")
+	})
+}

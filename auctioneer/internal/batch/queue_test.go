@@ -1,0 +1,95 @@
+package batch
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"diego.internal/auctioneer/internal/work"
+)
+
+func instance(t *testing.T, memory int32, queued int64) *work.Work {
+	t.Helper()
+	works, err := work.Instances(lrp("app", memory, 0), time.Unix(queued, 0))
+	require.NoError(t, err)
+	return works[0]
+}
+
+func add(t *testing.T, q *Queue, w *work.Work) *work.Work {
+	t.Helper()
+	require.NoError(t, q.Add([]*work.Work{w}))
+	return w
+}
+
+func lengths(q *Queue) [3]int {
+	waiting, held, taken := q.Lengths()
+	return [3]int{waiting, held, taken}
+}
+
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(t *testing.T, q *Queue){
+		"the latest request counts, with the time of the first": func(t *testing.T, q *Queue) {
+			add(t, q, instance(t, 1, 10))
+			add(t, q, instance(t, 2, 20))
+			got := q.Take(false)
+			require.Len(t, got, 1)
+			require.Equal(t, int64(2), got[0].Request.MemoryMB)
+			require.Equal(t, int64(10), got[0].Queued.Unix())
+		},
+		"work beyond the limit is refused whole": func(t *testing.T, q *Queue) {
+			works, err := work.Instances(lrp("app", 1, 0, 1, 2, 3, 4), time.Now())
+			require.NoError(t, err)
+			require.ErrorIs(t, q.Add(works), ErrQueueFull)
+			require.Equal(t, [3]int{}, lengths(q))
+		},
+		"the same request made again is answered by the placement": func(t *testing.T, q *Queue) {
+			w := add(t, q, instance(t, 1, 10))
+			q.Take(false)
+			add(t, q, instance(t, 1, 20))
+			require.Empty(t, q.Take(false), "its earlier form is being placed")
+			q.Placed(w)
+			require.Equal(t, [3]int{}, lengths(q))
+		},
+		"another request is not": func(t *testing.T, q *Queue) {
+			w := add(t, q, instance(t, 1, 10))
+			q.Take(false)
+			add(t, q, instance(t, 2, 20))
+			q.Placed(w)
+			require.Len(t, q.Take(false), 1)
+		},
+		"work that comes back gives way to a newer request": func(t *testing.T, q *Queue) {
+			w := add(t, q, instance(t, 1, 10))
+			q.Take(false)
+			newer := add(t, q, instance(t, 2, 20))
+			q.Again(w)
+			require.Equal(t, []*work.Work{newer}, q.Take(false))
+		},
+		"held work is taken only when asked for": func(t *testing.T, q *Queue) {
+			w := add(t, q, instance(t, 1, 10))
+			q.Take(false)
+			q.Hold(w)
+			require.Empty(t, q.Take(false))
+			require.Equal(t, []*work.Work{w}, q.Take(true))
+		},
+		"a new request takes the place of held work": func(t *testing.T, q *Queue) {
+			w := add(t, q, instance(t, 1, 10))
+			q.Take(false)
+			w.Reported = true
+			q.Hold(w)
+			add(t, q, instance(t, 2, 20))
+			require.Equal(t, [3]int{1, 0, 0}, lengths(q))
+			got := q.Take(true)
+			require.Len(t, got, 1)
+			require.True(t, got[0].Reported)
+			require.Equal(t, int64(10), got[0].Queued.Unix())
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, NewQueue(4))
+		})
+	}
+}

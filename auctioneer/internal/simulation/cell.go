@@ -1,0 +1,203 @@
+package simulation
+
+import (
+	"context"
+	"maps"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	repv1 "diego.internal/proto/rep/v1"
+	workloadv1 "diego.internal/proto/workload/v1"
+)
+
+// Cell answers State and Perform. It keeps exact account of its room.
+type Cell struct {
+	repv1.UnimplementedAuctionServer
+
+	ID, Zone, Address string
+
+	mu       sync.Mutex
+	state    *repv1.StateResponse // without lists
+	lrps     map[string]*repv1.LRP
+	tasks    map[string]*repv1.Task
+	states   int
+	performs int
+
+	onState   func(ctx context.Context) error
+	onPerform func(ctx context.Context, perform func()) error
+}
+
+// newCell has 100 MB of memory, 100 MB of disk and 100 containers.
+func newCell(id, zone string, index int) *Cell {
+	return &Cell{
+		ID: id, Zone: zone, lrps: map[string]*repv1.LRP{}, tasks: map[string]*repv1.Task{},
+		state: &repv1.StateResponse{
+			CellId: id, Zone: zone, CellIndex: int32(index), Healthy: true, Version: 1, //nolint:gosec // small
+			RootfsProviders:    []*workloadv1.RootFSProvider{{Scheme: "preloaded", FixedSet: true, Names: []string{"stack"}}},
+			TotalResources:     &workloadv1.CellCapacity{MemoryMb: 100, DiskMb: 100, Containers: 100},
+			AvailableResources: &workloadv1.CellCapacity{MemoryMb: 100, DiskMb: 100, Containers: 100},
+		},
+	}
+}
+
+// Change edits the state that the cell tells.
+func (c *Cell) Change(edit func(*repv1.StateResponse)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	edit(c.state)
+	c.state.Version++
+}
+
+// OnState has a hook run before each State; its error is the answer. nil takes the hook
+// away.
+func (c *Cell) OnState(hook func(ctx context.Context) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onState = hook
+}
+
+// OnPerform has a hook run around each Perform: it may call perform, or not, and its
+// error is the answer.
+func (c *Cell) OnPerform(hook func(ctx context.Context, perform func()) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onPerform = hook
+}
+
+// Holds returns the number of instances and tasks on the cell.
+func (c *Cell) Holds() (lrps, tasks int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.lrps), len(c.tasks)
+}
+
+// Calls returns how often State and Perform were called.
+func (c *Cell) Calls() (states, performs int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.states, c.performs
+}
+
+// Clear removes all work and gives its room back.
+func (c *Cell) Clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	clear(c.lrps)
+	clear(c.tasks)
+	c.state.AvailableResources = proto.CloneOf(c.state.GetTotalResources())
+	c.state.StartingContainerCount = 0
+	c.state.Version++
+}
+
+// RunAll lets everything that is starting run.
+func (c *Cell) RunAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.lrps {
+		l.State = repv1.ContainerState_CONTAINER_STATE_RUNNING
+	}
+	for _, t := range c.tasks {
+		t.State = repv1.ContainerState_CONTAINER_STATE_RUNNING
+	}
+	c.state.StartingContainerCount = 0
+	c.state.Version++
+}
+
+// State implements repv1.AuctionServer.
+func (c *Cell) State(ctx context.Context, req *repv1.StateRequest) (*repv1.StateResponse, error) {
+	c.mu.Lock()
+	c.states++
+	hook := c.onState
+	c.mu.Unlock()
+	if hook != nil {
+		if err := hook(ctx); err != nil {
+			return nil, err
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := proto.CloneOf(c.state)
+	if req.GetKnownVersion() == s.GetVersion() {
+		s.Unchanged = true
+		return s, nil
+	}
+	for l := range maps.Values(c.lrps) {
+		s.Lrps = append(s.Lrps, proto.CloneOf(l))
+	}
+	for t := range maps.Values(c.tasks) {
+		s.Tasks = append(s.Tasks, proto.CloneOf(t))
+	}
+	return s, nil
+}
+
+// Perform implements repv1.AuctionServer.
+func (c *Cell) Perform(ctx context.Context, req *repv1.PerformRequest) (*repv1.PerformResponse, error) {
+	c.mu.Lock()
+	c.performs++
+	hook := c.onPerform
+	c.mu.Unlock()
+	var resp *repv1.PerformResponse
+	if hook == nil {
+		return c.perform(req), nil
+	}
+	if err := hook(ctx, func() { resp = c.perform(req) }); err != nil {
+		return nil, err
+	}
+	if resp == nil {
+		resp = c.perform(req)
+	}
+	return resp, nil
+}
+
+func (c *Cell) perform(req *repv1.PerformRequest) *repv1.PerformResponse {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	resp := &repv1.PerformResponse{}
+	for _, w := range req.GetLrps() {
+		key := w.GetKey().String()
+		r := c.reserve(c.lrps[key] != nil, w.GetResources(), c.state.GetProxyMemoryAllocationMb())
+		if r.GetAccepted() && c.lrps[key] == nil {
+			c.lrps[key] = &repv1.LRP{Key: w.GetKey(), Resources: w.GetResources(), State: repv1.ContainerState_CONTAINER_STATE_RESERVED}
+		}
+		resp.Lrps = append(resp.Lrps, r)
+	}
+	for _, w := range req.GetTasks() {
+		guid := w.GetTaskGuid()
+		r := c.reserve(c.tasks[guid] != nil, w.GetResources(), 0)
+		if r.GetAccepted() && c.tasks[guid] == nil {
+			c.tasks[guid] = &repv1.Task{TaskGuid: guid, Resources: w.GetResources(), State: repv1.ContainerState_CONTAINER_STATE_RESERVED}
+		}
+		resp.Tasks = append(resp.Tasks, r)
+	}
+	c.state.Version++
+	resp.Version = c.state.GetVersion()
+	resp.AvailableResources = proto.CloneOf(c.state.GetAvailableResources())
+	return resp
+}
+
+func (c *Cell) reserve(held bool, r *workloadv1.Resources, proxy int32) *repv1.WorkResult {
+	if held {
+		return &repv1.WorkResult{Accepted: true}
+	}
+	memory := r.GetMemoryMb()
+	if memory > 0 {
+		memory += proxy
+	}
+	free := c.state.GetAvailableResources()
+	switch {
+	case c.state.GetEvacuating():
+		return &repv1.WorkResult{Reason: "the cell is evacuating"}
+	case free.GetMemoryMb() < memory:
+		return &repv1.WorkResult{Reason: "insufficient resources: memory"}
+	case free.GetDiskMb() < r.GetDiskMb():
+		return &repv1.WorkResult{Reason: "insufficient resources: disk"}
+	case free.GetContainers() < 1:
+		return &repv1.WorkResult{Reason: "insufficient resources: containers"}
+	}
+	free.MemoryMb -= memory
+	free.DiskMb -= r.GetDiskMb()
+	free.Containers--
+	c.state.StartingContainerCount++
+	return &repv1.WorkResult{Accepted: true}
+}
