@@ -124,8 +124,10 @@ func (n *node) resume(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	n.ready = n.record.Routable
 	n.log.Info("container-adopted", slog.String("state", string(n.record.State)))
+	n.mu.Lock()
+	defer n.mu.Unlock() // the life begins at once
+	n.ready = n.record.Routable
 	if !n.startLife(func(ctx context.Context) { n.run(ctx, inside, true) }) {
 		return ErrClosed
 	}

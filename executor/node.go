@@ -84,7 +84,7 @@ func (n *node) begin(request RunRequest) error {
 	return nil
 }
 
-// startLife starts the goroutine of the container. The caller holds the lock, or nobody else knows the node yet.
+// startLife starts the goroutine of the container. The caller holds the lock.
 func (n *node) startLife(life func(ctx context.Context)) bool {
 	ctx, cancel := context.WithCancelCause(n.client.ctx)
 	done := make(chan struct{})
