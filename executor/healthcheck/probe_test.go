@@ -1,0 +1,71 @@
+package healthcheck
+
+import (
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestProbes(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Header.Get("User-Agent") != "diego-healthcheck" || r.Header.Get("X-Forwarded-Proto") != "https":
+			w.WriteHeader(http.StatusTeapot)
+		case r.URL.Path == "/slow":
+			<-r.Context().Done()
+		case r.URL.Path == "/moved":
+			http.Redirect(w, r, "/", http.StatusFound)
+		case r.URL.Path == "/query" && r.URL.RawQuery != "a=b":
+			w.WriteHeader(http.StatusBadRequest)
+		case r.URL.Path == "/bad":
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	}))
+	t.Cleanup(server.Close)
+	open := portOf(t, server.Listener.Addr())
+	// A port that was just closed refuses.
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	closed := portOf(t, listener.Addr())
+	require.NoError(t, listener.Close())
+	dial := (&net.Dialer{}).DialContext
+	refused := "127.0.0.1:" + strconv.Itoa(int(closed))
+	tests := map[string]struct {
+		probe Probe
+		want  string
+	}{
+		"tcp to an open port":      {probe: TCP(dial, "127.0.0.1", open, time.Second)},
+		"tcp to a closed port":     {probe: TCP(dial, "127.0.0.1", closed, time.Second), want: "failed to make TCP connection to " + refused + ": connection refused"},
+		"http 200":                 {probe: HTTP(dial, "127.0.0.1", open, "", time.Second)},
+		"http with a query":        {probe: HTTP(dial, "127.0.0.1", open, "/query?a=b", time.Second)},
+		"http 500":                 {probe: HTTP(dial, "127.0.0.1", open, "/bad", time.Second), want: "failed to make HTTP request to '/bad' on port " + strconv.Itoa(int(open)) + ": received status code 500 in "},
+		"a redirect is no health":  {probe: HTTP(dial, "127.0.0.1", open, "/moved", time.Second), want: "received status code 302 in "},
+		"http that takes too long": {probe: HTTP(dial, "127.0.0.1", open, "/slow", 50*time.Millisecond), want: "failed to make HTTP request to '/slow' on port " + strconv.Itoa(int(open)) + ": timed out after 0.05 seconds"},
+		"http to a closed port":    {probe: HTTP(dial, "127.0.0.1", closed, "/", time.Second), want: ": connection refused"},
+		"http of a bad path":       {probe: HTTP(dial, "127.0.0.1", open, "nowhere", time.Second), want: "failed to make HTTP request to 'nowhere'"},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := tc.probe(t.Context())
+			if tc.want == "" {
+				require.NoError(t, err)
+				return
+			}
+			require.ErrorContains(t, err, tc.want)
+		})
+	}
+}
+
+func portOf(t *testing.T, address net.Addr) uint32 {
+	t.Helper()
+	tcp, ok := address.(*net.TCPAddr)
+	require.True(t, ok)
+	return uint32(tcp.Port) //nolint:gosec // a port
+}
