@@ -4,6 +4,9 @@ import (
 	"diego.internal/bbs/internal/lrp"
 )
 
+// Next is the action that an index needs first.
+func (v *View) Next(s Subject) Action { return v.decide(&s) }
+
 // decide chooses the next action for an index. Freshness gates only what destroys because nobody
 // desires it; the loss of a cell and an order to stop need no such word.
 func (v *View) decide(s *Subject) Action {

@@ -203,3 +203,8 @@ func (f *Fleet) Count() (present, missing int) {
 	}
 	return present, missing
 }
+
+// Missed says that a cell that was present is so no more, without anybody having seen it go.
+func (f *Fleet) Missed(id string, now time.Time) {
+	f.cells[id] = &cell{missing: now, lost: now.Add(f.config.PresenceTTL)}
+}

@@ -18,7 +18,7 @@ type Plan struct {
 
 	// Unclaimed are indices that have waited for a cell for long: to be auctioned again.
 	Unclaimed []lrp.Key
-	// PendingTasks wait for a cell: to be auctioned again.
+	// PendingTasks have waited for a cell for long: to be auctioned again.
 	PendingTasks []string
 	// Callbacks are Completed tasks whose callback is to be tried again.
 	Callbacks []string
@@ -313,11 +313,11 @@ func (p *planner) task(t *task.Task) {
 		p.plan.Tasks = append(p.plan.Tasks, TaskWork{GUID: t.GUID, Action: action})
 		return
 	}
+	waited := p.view.Now.UnixNano()-t.UpdatedAt > p.view.Config.KickTask.Nanoseconds()
 	switch {
-	case t.State == task.Pending:
+	case t.State == task.Pending && waited:
 		p.plan.PendingTasks = append(p.plan.PendingTasks, t.GUID)
-	case t.State == task.Completed && t.HasCallback &&
-		p.view.Now.UnixNano()-t.UpdatedAt > p.view.Config.KickTask.Nanoseconds():
+	case t.State == task.Completed && t.HasCallback && waited:
 		p.plan.Callbacks = append(p.plan.Callbacks, t.GUID)
 	}
 }

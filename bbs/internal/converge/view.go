@@ -10,7 +10,8 @@ import (
 type Config struct {
 	// StaleUnclaimed is for how long an instance waits before it is offered to the auctioneer again.
 	StaleUnclaimed time.Duration
-	// KickTask is how long a task may be Resolving, and after which a Completed one is called back again.
+	// KickTask is how long a task may be Resolving, and after which a Pending one is offered to the
+	// auctioneer and a Completed one is called back again.
 	KickTask time.Duration
 	// ExpireCompletedTask is how long after its completion a task is kept.
 	ExpireCompletedTask time.Duration

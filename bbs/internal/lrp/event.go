@@ -83,10 +83,3 @@ type Change struct {
 	// Indices that changed, in order. Those left out stay as they are.
 	Indices []IndexOutcome
 }
-
-// RowChange is the change of one record: created if Before is nil, deleted if After is nil. Unlike an
-// event it also tells of what watchers do not see, such as an order to stop.
-type RowChange struct {
-	Before *Actual
-	After  *Actual
-}
