@@ -78,11 +78,12 @@ func TestDialFindsTheActiveServer(t *testing.T) {
 	second.SetServing(healthService, true)
 	deadline, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	for call(t, conn) != "second" {
+	// News of the two servers may arrive in any order, and for a moment both count as active.
+	for in := 0; in < 10; in++ {
 		require.NoError(t, deadline.Err(), "the second server was not found")
-	}
-	for range 10 {
-		require.Equal(t, "second", call(t, conn))
+		if call(t, conn) != "second" {
+			in = -1
+		}
 	}
 }
 
