@@ -206,3 +206,39 @@ func TestOpenResumesHealthChecks(t *testing.T) {
 		require.Len(t, starts, 1, "health monitoring starts once")
 	})
 }
+
+// A monitor's process that was running when the earlier process went is killed: nobody waits for it any more.
+func TestOpenKillsOldProbes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var probes atomic.Int64
+		c := newCell(t, nil, func(cfg *simulated.Config) {
+			cfg.OnRun = func(_ garden.ContainerSpec, p garden.ProcessSpec) simulated.Fate {
+				if p.Path == "/check" && probes.Add(1) > 1 {
+					return simulated.Fate{}
+				}
+				return simulated.Fate{UntilSignalled: true} // the first probe hangs
+			}
+		}).open()
+		c.run("i", RunInfo{Action: pointer(process("/app", "APP")), Monitor: pointer(process("/check", ""))})
+		time.Sleep(time.Second) //nolint:forbidigo // the clock of the bubble
+		old, err := c.client.node("i")
+		require.NoError(t, err)
+		ids := old.progress.leftovers(placeMonitor)
+		require.Len(t, ids, 1)
+		c.restart()
+		defer func() { c.stop() }()
+		synctest.Wait()
+		require.Equal(t, StateRunning, c.get("i").State)
+		inside, err := c.engine.Lookup(t.Context(), "i")
+		require.NoError(t, err)
+		probe, err := inside.Attach(t.Context(), ids[0], garden.ProcessIO{})
+		require.NoError(t, err)
+		status, err := probe.Wait(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 137, status.Code)
+		n, err := c.client.node("i")
+		require.NoError(t, err)
+		require.Empty(t, n.progress.leftovers(placeMonitor))
+	})
+}
