@@ -31,7 +31,8 @@ const healthService = "auctioneer.v1"
 
 // allow says who may call what.
 var allow = grpcserver.Table{
-	"/auctioneer.v1.Auctions/": {mtls.RoleBBS},
+	"/auctioneer.v1.Auctions/":     {mtls.RoleBBS},
+	"/auctioneer.v1.Explanations/": {mtls.RoleOperator},
 }
 
 func run(ctx context.Context, args []string) error {
@@ -63,10 +64,15 @@ func run(ctx context.Context, args []string) error {
 	}
 
 	// Everything can be reached from the start; only the holder of the lock works.
-	queue := batch.NewQueue(cfg.Queue.Limit)
 	var master mastership
 	master.register(tel)
-	auctioneerv1.RegisterAuctionsServer(server.GRPC(), api.NewAuctions(queue, master.held))
+	l := leader{cfg: cfg, tel: tel, bbs: bbs, server: server}
+	l.queue, l.history = batch.NewQueue(cfg.Queue.Limit), batch.NewHistory()
+	l.fleet = newFleet(cfg.Cells, bbs, source, tel)
+	defer l.fleet.Close()
+	tel.AddReadiness("cells", func() (any, error) { return l.fleet.Summary(), nil })
+	auctioneerv1.RegisterAuctionsServer(server.GRPC(), api.NewAuctions(l.queue, master.held))
+	auctioneerv1.RegisterExplanationsServer(server.GRPC(), api.NewExplanations(l.history, l.fleet, l.options(), master.held))
 	server.SetServing("", true)
 	server.SetServing(healthService, false)
 
@@ -83,8 +89,7 @@ func run(ctx context.Context, args []string) error {
 			return stopped(ctx, err)
 		}
 		master.lock.Store(lock)
-		l := leader{cfg: cfg, tel: tel, source: source, bbs: bbs, server: server, queue: queue, lock: lock}
-		return l.run(ctx)
+		return l.run(ctx, lock)
 	})
 	tel.Started()
 	return g.Wait()
@@ -100,29 +105,29 @@ func stopped(ctx context.Context, err error) error {
 
 // leader is the part of the process that runs while it holds the lock.
 type leader struct {
-	cfg    Config
-	tel    *telemetry.Telemetry
-	source *mtls.Source
-	bbs    *grpc.ClientConn
-	server *grpcserver.Server
-	queue  *batch.Queue
-	lock   *lockclient.Lock
+	cfg     Config
+	tel     *telemetry.Telemetry
+	bbs     *grpc.ClientConn
+	server  *grpcserver.Server
+	queue   *batch.Queue
+	history *batch.History
+	fleet   *cells.Fleet
 }
 
 // run works until ctx ends or the lock is lost. At the end of ctx the lock is released
 // only after the work has stopped, so that there are never two auctioneers.
-func (l *leader) run(ctx context.Context) error {
+func (l *leader) run(ctx context.Context, lock *lockclient.Lock) error {
 	work, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	hold, release := context.WithCancel(context.WithoutCancel(ctx))
 	defer release()
 	lost := make(chan error, 1)
 	go func() {
-		err := l.lock.Hold(hold)
+		err := lock.Hold(hold)
 		stop(err)
 		lost <- err
 	}()
-	err := l.work(work)
+	err := l.work(work, lock.Valid)
 	release()
 	if holdErr := <-lost; holdErr != nil {
 		return lifecycle.WithExitCode(holdErr, lifecycle.ExitLockLost)
@@ -131,16 +136,14 @@ func (l *leader) run(ctx context.Context) error {
 }
 
 // work serves and places until ctx ends.
-func (l *leader) work(ctx context.Context) error {
+func (l *leader) work(ctx context.Context, active func() bool) error {
 	placement := bbsv1.NewPlacementClient(l.bbs)
-	fleet := l.fleet()
 	reports := batch.NewReports(placement, l.tel.Log)
 	loop := batch.NewLoop(batch.Config{
-		Fleet: fleet, Queue: l.queue, Reports: reports, Options: l.options(),
+		Fleet: l.fleet, Queue: l.queue, Reports: reports, History: l.history, Options: l.options(),
 		StateMaxAge: l.cfg.Cells.StateMaxAge, CommitDeadline: l.cfg.Cells.SoftDeadline,
-		Active: l.lock.Valid, Log: l.tel.Log, Registry: l.tel.Registry,
+		Active: active, Log: l.tel.Log, Registry: l.tel.Registry,
 	})
-	l.tel.AddReadiness("cells", func() (any, error) { return fleet.Summary(), nil })
 
 	l.server.SetServing(healthService, true)
 	defer l.server.SetServing(healthService, false)
@@ -150,7 +153,7 @@ func (l *leader) work(ctx context.Context) error {
 	g.Go(func() error { return batch.Recover(ctx, placement, l.queue, l.tel.Log) })
 	g.Go(func() error {
 		<-ctx.Done()
-		fleet.Close() // breaks off the calls that the loop waits for
+		l.fleet.Close() // breaks off the calls that the loop waits for
 		return nil
 	})
 	return g.Wait()
@@ -164,23 +167,23 @@ func (l *leader) options() auction.Options {
 	}
 }
 
-// fleet makes the view of the cells. Each must prove by its certificate that it is the
-// cell that its presence names.
-func (l *leader) fleet() *cells.Fleet {
+// newFleet makes the view of the cells. Each must prove by its certificate that it is
+// the cell that its presence names.
+func newFleet(cfg CellsConfig, bbs *grpc.ClientConn, source *mtls.Source, tel *telemetry.Telemetry) *cells.Fleet {
 	return cells.New(cells.Config{
-		Lister: bbsv1.NewCellsClient(l.bbs),
+		Lister: bbsv1.NewCellsClient(bbs),
 		Connect: func(cellID, address string) (cells.Connection, error) {
 			conn, err := grpcclient.Dial(grpcclient.Config{Addresses: []string{address}}, grpcclient.Options{
-				Source: l.source, Server: mtls.Peer{Role: mtls.RoleCell, Name: cellID}, Telemetry: l.tel,
+				Source: source, Server: mtls.Peer{Role: mtls.RoleCell, Name: cellID}, Telemetry: tel,
 			})
 			if err != nil {
 				return cells.Connection{}, fmt.Errorf("dialing cell %q: %w", cellID, err)
 			}
 			return cells.Connect(conn), nil
 		},
-		StateTimeout: l.cfg.Cells.StateTimeout, PerformTimeout: l.cfg.Cells.PerformTimeout,
-		SoftDeadline: l.cfg.Cells.SoftDeadline, StaleLimit: l.cfg.Cells.StaleLimit, Workers: l.cfg.Cells.Workers,
-		Log: l.tel.Log, Registry: l.tel.Registry,
+		StateTimeout: cfg.StateTimeout, PerformTimeout: cfg.PerformTimeout,
+		SoftDeadline: cfg.SoftDeadline, StaleLimit: cfg.StaleLimit, Workers: cfg.Workers,
+		Log: tel.Log, Registry: tel.Registry,
 	})
 }
 

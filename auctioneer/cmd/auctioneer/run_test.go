@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
 
 	"diego.internal/auctioneer/internal/simulation"
 	"diego.internal/locket/lockclient"
@@ -18,6 +19,7 @@ import (
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
 	"diego.internal/servicekit/config"
+	"diego.internal/servicekit/fault"
 	"diego.internal/servicekit/mtls"
 )
 
@@ -101,7 +103,7 @@ func TestRunPlacesAndHandsOver(t *testing.T) {
 	second := start(t, world, "second")
 
 	// Clients find the active one by its health.
-	client := world.DialAuctioneers(second.address, first.address)
+	client := auctioneerv1.NewAuctionsClient(world.DialAuctioneers(mtls.RoleBBS, second.address, first.address))
 	resp, err := client.RequestLRPAuctions(t.Context(), request("app"))
 	require.NoError(t, err)
 	require.Empty(t, resp.GetRejected())
@@ -122,6 +124,64 @@ func TestRunPlacesAndHandsOver(t *testing.T) {
 	_, err = client.RequestLRPAuctions(t.Context(), request("later"))
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return placed(all) == 5 }, patience, 5*time.Millisecond)
+}
+
+func TestRunExplains(t *testing.T) {
+	t.Parallel()
+	world := simulation.New(t)
+	world.AddCells(3)
+	p := start(t, world, "first")
+	require.Eventually(t, holds(world, "first"), patience, 5*time.Millisecond)
+	auctions := auctioneerv1.NewAuctionsClient(world.DialAuctioneers(mtls.RoleBBS, p.address))
+	operator := world.DialAuctioneers(mtls.RoleOperator, p.address)
+	explanations := auctioneerv1.NewExplanationsClient(operator)
+
+	req := request("big")
+	req.Starts[0].Resources.MemoryMb = 60
+	req.Starts[0].Indices = []int32{0, 1, 2, 3}
+	_, err := auctioneerv1.NewAuctionsClient(operator).RequestLRPAuctions(t.Context(), req)
+	require.Equal(t, codes.PermissionDenied, fault.Code(err), "only the BBS asks for placement")
+	_, err = auctions.RequestLRPAuctions(t.Context(), req)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return world.BBS.Failure("big", 3) != "" }, patience, 5*time.Millisecond)
+
+	ask := &auctioneerv1.ExplainPlacementRequest{Cells: true, Work: &auctioneerv1.ExplainPlacementRequest_Lrp{
+		Lrp: &auctioneerv1.ExplainPlacementRequest_LRPInstance{ProcessGuid: "big", Index: 3},
+	}}
+	var explained *auctioneerv1.ExplainPlacementResponse
+	require.Eventually(t, func() bool {
+		explained, err = explanations.ExplainPlacement(t.Context(), ask)
+		require.NoError(t, err)
+		for _, v := range explained.GetVerdicts() {
+			if v.GetReason() == "busy" {
+				return false // it has not answered yet to what it was given
+			}
+		}
+		return true
+	}, patience, 5*time.Millisecond)
+	require.Equal(t, "insufficient resources: memory", explained.GetPlacementError())
+	require.Equal(t, map[string]int32{"memory": 3}, explained.GetCellsByReason())
+	require.Len(t, explained.GetVerdicts(), 3)
+	for _, v := range explained.GetVerdicts() {
+		require.Equal(t, "memory", v.GetReason())
+		sum := 0.0
+		for _, part := range v.GetScoreParts() {
+			sum += part
+		}
+		require.InDelta(t, v.GetScore(), sum, 1e-9)
+		require.InDelta(t, 1000, v.GetScoreParts()["siblings"], 1e-9)
+	}
+	ask.GetLrp().Index = 0
+	_, err = explanations.ExplainPlacement(t.Context(), ask)
+	require.Equal(t, "ResourceNotFound", fault.Reason(err), "it is placed")
+
+	plan, err := explanations.PlanPlacement(t.Context(), &auctioneerv1.PlanPlacementRequest{
+		ProcessGuid: "other", Instances: 5, Resources: &workloadv1.Resources{MemoryMb: 30}, Placement: req.GetStarts()[0].GetPlacement(),
+	})
+	require.NoError(t, err)
+	require.Equal(t, map[string]int32{"cell-000": 1, "cell-001": 1, "cell-002": 1}, plan.GetInstancesByCell())
+	require.Equal(t, int32(2), plan.GetUnplaced())
+	require.Equal(t, "insufficient resources: memory", plan.GetPlacementError())
 }
 
 func TestRunEndsWhenTheLockIsLost(t *testing.T) {

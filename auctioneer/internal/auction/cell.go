@@ -27,6 +27,9 @@ const (
 	Unreachable
 	// Unhealthy cells answer that they cannot run containers; as Unreachable.
 	Unhealthy
+	// Busy cells have not answered yet to work that was handed to them; as
+	// Unreachable.
+	Busy
 )
 
 // NoStartLimit is the value of Cell.StartSlots for a cell without a limit.

@@ -22,7 +22,7 @@ func genCells(t *rapid.T) []Cell {
 		c.ID = fmt.Sprintf("cell-%02d", i)
 		c.Zone = fmt.Sprintf("z%d", rapid.IntRange(0, 2).Draw(t, "zone"))
 		c.Index = rapid.IntRange(0, 50).Draw(t, "index")
-		c.Condition = rapid.SampledFrom([]Condition{Open, Open, Open, Open, Open, Open, Evacuating, Unreachable, Unhealthy}).Draw(t, "condition")
+		c.Condition = rapid.SampledFrom([]Condition{Open, Open, Open, Open, Open, Open, Evacuating, Unreachable, Unhealthy, Busy}).Draw(t, "condition")
 		c.Profile = shared
 		if wild && rapid.Bool().Draw(t, "own profile") {
 			c.Profile = &Profile{
@@ -154,6 +154,8 @@ func checkVerdict(t *rapid.T, n *naive, it *Item, v *Verdict) {
 			want["unreachable"]++
 		case c.Condition == Unhealthy:
 			want["unhealthy"]++
+		case c.Condition == Busy:
+			want["busy"]++
 		case c.Condition == Evacuating:
 			want["evacuating"]++
 		case n.step(it, c) < 3:

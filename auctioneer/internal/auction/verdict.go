@@ -13,6 +13,7 @@ type Reason uint8
 const (
 	ReasonUnreachable Reason = iota
 	ReasonUnhealthy
+	ReasonBusy
 	ReasonEvacuating
 	ReasonRootFS
 	ReasonVolumeDrivers
@@ -26,7 +27,7 @@ const (
 )
 
 var reasonNames = [reasonCount]string{
-	"unreachable", "unhealthy", "evacuating", "rootfs", "volume_drivers", "placement_tags",
+	"unreachable", "unhealthy", "busy", "evacuating", "rootfs", "volume_drivers", "placement_tags",
 	"refused", "start_limit", "containers", "disk", "memory",
 }
 
@@ -135,6 +136,8 @@ func (a *Auction) judge(c *cell, item *Item, cl *class) reasonSet {
 		return 1 << ReasonUnreachable
 	case Unhealthy:
 		return 1 << ReasonUnhealthy
+	case Busy:
+		return 1 << ReasonBusy
 	case Evacuating:
 		return 1 << ReasonEvacuating
 	case Open:

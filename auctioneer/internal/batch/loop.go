@@ -36,7 +36,7 @@ const (
 	maxRefusals = 8
 	emptyPause  = 100 * time.Millisecond
 	// holdInterval is how often held work is tried again.
-	holdInterval = 500 * time.Millisecond
+	holdInterval = time.Second
 	// Pause after a batch that could not begin because the cells are unknown.
 	minPause, maxPause = 100 * time.Millisecond, 5 * time.Second
 )
@@ -54,12 +54,13 @@ type Config struct {
 	Fleet   Fleet
 	Queue   *Queue
 	Reports *Reports
+	History *History
 	// Options are the weights and limits; the seed is the loop's own.
 	Options auction.Options
 	// StateMaxAge is how old a state may be for the first try of a batch.
 	StateMaxAge time.Duration
-	// CommitDeadline is how long a batch waits for the answers of cells. What comes
-	// later is dealt with when it comes.
+	// CommitDeadline is how long a batch waits for the next answer of a cell. What
+	// comes later is dealt with when it comes.
 	CommitDeadline time.Duration
 	// Active tells whether this process may still act as the auctioneer.
 	Active   func() bool
@@ -224,37 +225,51 @@ func (b *run) pass(ctx context.Context, snapshot cells.Snapshot, last bool) {
 
 // refused deals with work that the auction found no place for.
 func (b *run) refused(w *work.Work, r auction.Refusal, fresh bool) {
-	l := b.loop
 	switch {
-	case !fresh:
-		// Room may have come free since the states were told.
+	case !fresh && (!r.Waiting || !w.Held):
+		// Room may have come free since the states were told. What is held already
+		// can wait for the next time.
 		b.left = append(b.left, w)
-	case r.Waiting:
-		b.held++
-		// A task is not told: each telling counts as a rejection, and it waits only.
-		if w.Kind == auction.LRP && !w.Reported {
-			w.Reported = true
-			l.cfg.Reports.Refused(w, r.Text)
-		}
-		l.cfg.Queue.Hold(w)
+	case r.Waiting || r.Text == auction.TextCommunication && w.Kind == auction.LRP:
+		b.hold(w, r.Text, r.Verdict)
 	case r.Text == auction.TextInsufficient && w.Reason != "" && r.Verdict.Count(auction.ReasonRefused) > 0:
-		b.giveUp(w, w.Reason) // the cell that refused knew better
+		b.giveUp(w, w.Reason, r.Verdict) // the cell that refused knew better
 	default:
-		b.giveUp(w, r.Text)
+		b.giveUp(w, r.Text, r.Verdict)
 	}
 }
 
-// giveUp reports work as not placed.
-func (b *run) giveUp(w *work.Work, text string) {
+// hold keeps work until starts finish or cells answer again, and tells why once. A task
+// that waits is not told of: each telling counts as a rejection.
+func (b *run) hold(w *work.Work, text string, verdict *auction.Verdict) {
+	b.held++
+	b.loop.cfg.History.refused(w, text, verdict.Counts())
+	if w.Kind == auction.LRP && !w.Held {
+		b.texts[text]++
+		b.loop.metrics.failed(w.Kind)
+		b.loop.cfg.Reports.Refused(w, text)
+	}
+	w.Held = true
+	b.loop.cfg.Queue.Hold(w)
+}
+
+// giveUp reports work as not placed. verdict is nil if cells refused it that the auction
+// had chosen.
+func (b *run) giveUp(w *work.Work, text string, verdict *auction.Verdict) {
 	b.failed++
+	counts := map[string]int{auction.ReasonRefused.String(): len(w.Avoid)}
+	if verdict != nil {
+		counts = verdict.Counts()
+	}
+	b.loop.cfg.History.refused(w, text, counts)
 	b.texts[text]++
 	b.loop.metrics.failed(w.Kind)
 	b.loop.cfg.Reports.Refused(w, text)
 	b.loop.cfg.Queue.Dropped(w)
 }
 
-// commit hands the work to its winners, all at once, and waits for the answers up to
-// the deadline.
+// commit hands the work to its winners, all at once, and waits for the answers until
+// none has come for the deadline: what comes in steadily is worth waiting for.
 func (b *run) commit(ctx context.Context, winners map[string][]*work.Work) {
 	if len(winners) == 0 {
 		return
@@ -270,6 +285,7 @@ func (b *run) commit(ctx context.Context, winners map[string][]*work.Work) {
 		select {
 		case o := <-outcomes:
 			b.settle(ctx, o)
+			deadline.Reset(l.cfg.CommitDeadline)
 		case <-deadline.C:
 			b.leave(ctx, outcomes, len(winners)-answered)
 			return
@@ -306,6 +322,7 @@ func (b *run) settle(ctx context.Context, o cells.Outcome) {
 	for _, w := range o.Accepted {
 		l.metrics.started(w.Kind, time.Since(w.Queued))
 		l.cfg.Log.DebugContext(ctx, "work-placed", "key", w.Key().String(), "cell_id", o.Cell, "trace_id", w.TraceID)
+		l.cfg.History.placed(w)
 		l.cfg.Queue.Placed(w)
 	}
 	b.placed += len(o.Accepted)
@@ -326,14 +343,18 @@ func (b *run) elsewhere(w *work.Work, cell, text string) {
 	case len(w.Avoid) < maxRefusals:
 		b.left = append(b.left, w)
 	case w.Reason != "":
-		b.giveUp(w, w.Reason)
+		b.giveUp(w, w.Reason, nil)
 	default:
-		b.giveUp(w, text)
+		b.giveUp(w, text, nil)
 	}
 }
 
 func (b *run) log(ctx context.Context) {
-	b.loop.cfg.Log.InfoContext(ctx, "batch-scheduled", "placed", b.placed, "failed", b.failed, "held", b.held,
+	level := slog.LevelInfo
+	if b.placed+b.failed+b.unknown == 0 {
+		level = slog.LevelDebug // only held work, again
+	}
+	b.loop.cfg.Log.Log(ctx, level, "batch-scheduled", "placed", b.placed, "failed", b.failed, "held", b.held,
 		"unknown", b.unknown, "again", len(b.left), "unanswered_cells", b.deferred, "cells", b.cells,
 		"scheduling_ms", b.scheduling.Milliseconds(), "total_ms", time.Since(b.started).Milliseconds())
 	if len(b.texts) == 0 {

@@ -49,7 +49,7 @@ func startRig(t *testing.T, world *simulation.World, options auction.Options) *r
 	placement := bbsv1.NewPlacementClient(bbs)
 	reports := NewReports(placement, tel.Log)
 	r.loop = NewLoop(Config{
-		Fleet: fleet, Queue: r.queue, Reports: reports, Options: options,
+		Fleet: fleet, Queue: r.queue, Reports: reports, History: NewHistory(), Options: options,
 		StateMaxAge: time.Second, CommitDeadline: 300 * time.Millisecond,
 		Active: r.active.Load, Log: tel.Log, Registry: prometheus.NewRegistry(),
 	})
@@ -207,6 +207,17 @@ func TestLoopWithoutCells(t *testing.T) {
 	r.eventually("the refusal is told", func() bool { return world.BBS.Failure("app", 0) != "" })
 	require.Equal(t, "unable to communicate to compatible cells", world.BBS.Failure("app", 0))
 	require.Greater(t, states.Load(), int32(1), "it looks again before it gives up")
+
+	// The instance is kept, so that it need not be asked for again; a task is not.
+	r.addTask("task", 1)
+	r.eventually("the task is rejected", func() bool {
+		var n int
+		world.BBS.Locked(func(b *simulation.BBS) { n = len(b.Rejections["task"]) })
+		return n == 1
+	})
+	all[0].OnState(nil)
+	r.eventually("the instance is placed when the cell answers", r.idle)
+	require.Equal(t, 1, total(lrpsOn(all)))
 }
 
 func TestLoopPlacesRefusedWorkElsewhereAtOnce(t *testing.T) {

@@ -53,7 +53,7 @@ func (q *Queue) put(w *work.Work) {
 	for _, from := range []map[work.Key]*work.Work{q.waiting, q.held} {
 		if earlier, ok := from[key]; ok {
 			w.Queued = earlier.Queued
-			w.Reported = w.Reported || earlier.Reported
+			w.Held = w.Held || earlier.Held
 			delete(from, key)
 		}
 	}

@@ -76,13 +76,13 @@ func TestQueue(t *testing.T) {
 		"a new request takes the place of held work": func(t *testing.T, q *Queue) {
 			w := add(t, q, instance(t, 1, 10))
 			q.Take(false)
-			w.Reported = true
+			w.Held = true
 			q.Hold(w)
 			add(t, q, instance(t, 2, 20))
 			require.Equal(t, [3]int{1, 0, 0}, lengths(q))
 			got := q.Take(true)
 			require.Len(t, got, 1)
-			require.True(t, got[0].Reported)
+			require.True(t, got[0].Held)
 			require.Equal(t, int64(10), got[0].Queued.Unix())
 		},
 	}

@@ -198,11 +198,11 @@ func (f *Fleet) drop(id string, m *member) {
 }
 
 // refresh starts the State calls that are due and returns those worth waiting for.
-func (f *Fleet) refresh(since time.Time) []*member {
+func (f *Fleet) refresh(since time.Time) []awaitedCall {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
-	var awaited []*member
+	var awaited []awaitedCall
 	for _, m := range f.members {
 		if f.closed || m.performing > 0 || !m.trueAt.Before(since) && m.failures == 0 {
 			continue
@@ -214,7 +214,7 @@ func (f *Fleet) refresh(since time.Time) []*member {
 			f.fetch(m)
 		}
 		if !m.slow {
-			awaited = append(awaited, m)
+			awaited = append(awaited, awaitedCall{member: m, done: m.fetching})
 		}
 	}
 	return awaited
@@ -275,34 +275,55 @@ func (f *Fleet) failed(m *member, err error) {
 	m.retryAt = time.Now().Add(backoff - rand.N(backoff/2)) //nolint:gosec // jitter
 }
 
-// wait blocks until the members have answered, the soft deadline passes or ctx ends.
-// Members that miss the deadline are not waited for again until they answer in time.
-func (f *Fleet) wait(ctx context.Context, awaited []*member) {
+// wait blocks until the members have answered, none has answered for the soft deadline,
+// or ctx ends: answers that come in slowly but steadily are those of a busy machine, not
+// of slow cells. Members that were not waited for to the end are not waited for again
+// until they answer in time.
+func (f *Fleet) wait(ctx context.Context, awaited []awaitedCall) {
 	deadline := time.NewTimer(f.cfg.SoftDeadline)
 	defer deadline.Stop()
-	for _, m := range awaited {
-		f.mu.Lock()
-		done := m.fetching
-		f.mu.Unlock()
-		if done == nil {
-			continue
-		}
+	missing := len(awaited)
+	for i := 0; i < len(awaited); {
 		select {
-		case <-done:
+		case <-awaited[i].done:
+			i++
 		case <-ctx.Done():
 			return
 		case <-deadline.C:
-			f.markSlow(awaited)
-			return
+			now := countMissing(awaited[i:])
+			if now == missing {
+				f.markSlow(awaited[i:])
+				return
+			}
+			missing = now
+			deadline.Reset(f.cfg.SoftDeadline)
 		}
 	}
 }
 
-func (f *Fleet) markSlow(awaited []*member) {
+// awaitedCall is a State call that a snapshot waits for.
+type awaitedCall struct {
+	member *member
+	done   chan struct{}
+}
+
+func countMissing(calls []awaitedCall) int {
+	n := 0
+	for _, c := range calls {
+		select {
+		case <-c.done:
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+func (f *Fleet) markSlow(awaited []awaitedCall) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, m := range awaited {
-		if m.fetching != nil && !m.slow {
+	for _, call := range awaited {
+		if m := call.member; m.fetching == call.done && !m.slow {
 			m.slow = true
 			f.cfg.Log.Warn("cell-is-slow", "cell_id", m.id, "address", m.address, "waited", f.cfg.SoftDeadline)
 		}

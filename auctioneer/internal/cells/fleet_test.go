@@ -279,7 +279,7 @@ func TestCellUnderPerformGetsNothingElse(t *testing.T) {
 	done := make(chan cells.Outcome, 1)
 	f.Perform("cell-000", works(t, "app", 1, 1), func(o cells.Outcome) { done <- o })
 	<-entered
-	require.Equal(t, auction.Unreachable, snapshot(t, f, time.Now().Add(-time.Minute))["cell-000"].Condition)
+	require.Equal(t, auction.Busy, snapshot(t, f, time.Now().Add(-time.Minute))["cell-000"].Condition)
 	close(release)
 	require.Len(t, (<-done).Accepted, 1)
 	require.Equal(t, auction.Open, snapshot(t, f, time.Now().Add(-time.Minute))["cell-000"].Condition)

@@ -69,7 +69,10 @@ func (m *member) cell(now time.Time, staleLimit time.Duration) auction.Cell {
 	}
 	c := *m.known
 	stale := m.slow && now.Sub(m.trueAt) > staleLimit
-	if m.failures > 0 || m.performing > 0 || stale {
+	switch {
+	case m.performing > 0:
+		c.Condition = auction.Busy
+	case m.failures > 0 || stale:
 		c.Condition = auction.Unreachable
 	}
 	return c

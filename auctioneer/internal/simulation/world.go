@@ -19,7 +19,6 @@ import (
 	"diego.internal/servicekit/telemetry"
 
 	"diego.internal/auctioneer/internal/cells"
-	auctioneerv1 "diego.internal/proto/auctioneer/v1"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	locketv1 "diego.internal/proto/locket/v1"
 	repv1 "diego.internal/proto/rep/v1"
@@ -114,17 +113,20 @@ func (w *World) DialBBS() *grpc.ClientConn {
 	return conn
 }
 
-// DialAuctioneers connects as the BBS to whichever of the auctioneers is active.
-func (w *World) DialAuctioneers(addresses ...string) auctioneerv1.AuctionsClient {
+// DialAuctioneers connects in the given role to whichever of the auctioneers is active.
+func (w *World) DialAuctioneers(role string, addresses ...string) *grpc.ClientConn {
 	w.t.Helper()
 	conn, err := grpcclient.Dial(grpcclient.Config{Addresses: addresses}, grpcclient.Options{
-		Source: w.Authority.Source(mtls.Identity{Role: mtls.RoleBBS}), Server: mtls.Peer{Role: mtls.RoleAuctioneer},
+		Source: w.Authority.Source(mtls.Identity{Role: role, Name: nameOf[role]}), Server: mtls.Peer{Role: mtls.RoleAuctioneer},
 		HealthService: "auctioneer.v1",
 	})
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { _ = conn.Close() })
-	return auctioneerv1.NewAuctionsClient(conn)
+	return conn
 }
+
+// nameOf has the roles whose identities need a name.
+var nameOf = map[string]string{mtls.RoleOperator: "ann"}
 
 // Connect opens a connection to a cell, as cells.Config wants it.
 func (w *World) Connect(cellID, address string) (cells.Connection, error) {

@@ -57,8 +57,8 @@ type Work struct {
 
 	// Reason is what the last cell that refused it said.
 	Reason string
-	// Reported is true once its waiting has been told to the BBS.
-	Reported bool
+	// Held is true once it has been held back, of which the BBS was told.
+	Held bool
 }
 
 // Key returns the key of the work.

@@ -1,0 +1,130 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+
+	"diego.internal/auctioneer/internal/auction"
+	"diego.internal/auctioneer/internal/batch"
+	"diego.internal/auctioneer/internal/cells"
+	"diego.internal/auctioneer/internal/work"
+	auctioneerv1 "diego.internal/proto/auctioneer/v1"
+	"diego.internal/servicekit/fault"
+)
+
+// ErrNoRefusal is answered about work of which no refusal is remembered.
+var ErrNoRefusal = fault.New(codes.NotFound, "ResourceNotFound", "no refusal of it is remembered")
+
+// explainMaxAge is how old the states may be that an explanation is made of.
+const explainMaxAge = 5 * time.Second
+
+// Fleet knows the states of the cells; *cells.Fleet is one.
+type Fleet interface {
+	Snapshot(ctx context.Context, since time.Time) (cells.Snapshot, error)
+}
+
+// Explanations implements auctioneerv1.ExplanationsServer. It changes nothing.
+type Explanations struct {
+	auctioneerv1.UnimplementedExplanationsServer
+
+	history *batch.History
+	fleet   Fleet
+	options auction.Options
+	active  func() bool
+}
+
+// NewExplanations makes the service; options are those that batches are decided with.
+func NewExplanations(history *batch.History, fleet Fleet, options auction.Options, active func() bool) *Explanations {
+	return &Explanations{history: history, fleet: fleet, options: options, active: active}
+}
+
+// ExplainPlacement tells the last refusal, and on request judges every cell as it is
+// now.
+func (s *Explanations) ExplainPlacement(ctx context.Context, req *auctioneerv1.ExplainPlacementRequest) (*auctioneerv1.ExplainPlacementResponse, error) {
+	if !s.active() {
+		return nil, ErrNotActive
+	}
+	key := work.Key{Kind: auction.Task, GUID: req.GetTaskGuid()}
+	if lrp := req.GetLrp(); lrp != nil {
+		key = work.Key{Kind: auction.LRP, GUID: lrp.GetProcessGuid(), Index: int(lrp.GetIndex())}
+	}
+	refused, ok := s.history.Last(key)
+	if !ok {
+		return nil, ErrNoRefusal.With("%s", key)
+	}
+	resp := &auctioneerv1.ExplainPlacementResponse{PlacementError: refused.Text, CellsByReason: map[string]int32{}}
+	for reason, n := range refused.Counts {
+		resp.CellsByReason[reason] = int32(n) //nolint:gosec // a number of cells
+	}
+	if !req.GetCells() {
+		return resp, nil
+	}
+	now, err := s.auction(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range now.Explain(refused.Work.Item) {
+		resp.Verdicts = append(resp.Verdicts, verdict(&v))
+	}
+	return resp, nil
+}
+
+// PlanPlacement decides instances on a copy of the cells.
+func (s *Explanations) PlanPlacement(ctx context.Context, req *auctioneerv1.PlanPlacementRequest) (*auctioneerv1.PlanPlacementResponse, error) {
+	if !s.active() {
+		return nil, ErrNotActive
+	}
+	indices := make([]int32, req.GetInstances())
+	for i := range indices {
+		indices[i] = int32(i) //nolint:gosec // at most 10,000
+	}
+	works, err := work.Instances(&auctioneerv1.LRPStart{
+		ProcessGuid: req.GetProcessGuid(), Domain: "plan", Indices: indices,
+		Resources: req.GetResources(), Placement: req.GetPlacement(),
+	}, time.Now())
+	if err != nil {
+		return nil, fault.InvalidRequest(fault.Violation{Field: "placement", Description: err.Error()})
+	}
+	now, err := s.auction(ctx)
+	if err != nil {
+		return nil, err
+	}
+	items := make([]auction.Item, len(works))
+	for i, w := range works {
+		items[i] = w.Item
+	}
+	result := now.Schedule(items)
+	resp := &auctioneerv1.PlanPlacementResponse{InstancesByCell: map[string]int32{}, Unplaced: int32(len(result.Refusals))} //nolint:gosec // at most 10,000
+	for _, p := range result.Placements {
+		resp.InstancesByCell[p.Cell]++
+	}
+	if len(result.Refusals) > 0 {
+		resp.PlacementError = result.Refusals[0].Text
+	}
+	return resp, nil
+}
+
+func (s *Explanations) auction(ctx context.Context) (*auction.Auction, error) {
+	snapshot, err := s.fleet.Snapshot(ctx, time.Now().Add(-explainMaxAge))
+	if err != nil {
+		return nil, fmt.Errorf("looking at the cells: %w", err)
+	}
+	return auction.New(snapshot.Cells, s.options), nil
+}
+
+func verdict(v *auction.CellVerdict) *auctioneerv1.CellVerdict {
+	reasons := make([]string, len(v.Reasons))
+	for i, r := range v.Reasons {
+		reasons[i] = r.String()
+	}
+	return &auctioneerv1.CellVerdict{
+		CellId: v.Cell, Zone: v.Zone, Reason: strings.Join(reasons, ", "), Score: v.Score(),
+		ScoreParts: map[string]float64{
+			"utilisation": v.Utilisation, "starting": v.Starting, "siblings": v.Siblings, "bin_pack": v.BinPack, "tasks": v.Tasks,
+		},
+	}
+}
