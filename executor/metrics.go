@@ -78,6 +78,7 @@ func (c *Client) GetBulkMetrics(ctx context.Context) (map[string]Metrics, error)
 			TxBytes:            m.TxBytes,
 			LogRate:            n.sink.Rate(),
 			LogRateLimit:       record.RunInfo.LogRateLimit,
+			LogRateExceeded:    n.sink.Exceeded(),
 			Tags:               maps.Clone(n.sink.Tags()),
 		}
 	}

@@ -84,11 +84,43 @@ func (f *file) resume(number int64) error {
 		}
 		f.lines++
 	}
-	if err := errors.Join(out.Truncate(in.offset), seekTo(out, in.offset)); err != nil {
-		return errors.Join(fmt.Errorf("resuming log segment: %w", err), out.Close())
+	f.written = in.offset
+	if err := errors.Join(out.Truncate(in.offset), out.Close()); err != nil {
+		return fmt.Errorf("resuming log segment: %w", err)
 	}
-	f.out, f.written = out, in.offset
 	return nil
+}
+
+// open makes the newest segment ready to be appended to. It is closed again when nothing more is pending, so that a
+// container that says nothing costs no descriptor.
+func (f *file) open() error {
+	if f.out != nil {
+		return nil
+	}
+	f.mu.Lock()
+	numbers, written := f.numbers, f.written
+	f.mu.Unlock()
+	if len(numbers) == 0 {
+		return f.rotate()
+	}
+	out, err := os.OpenFile(f.path(numbers[len(numbers)-1]), os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("opening log segment: %w", err)
+	}
+	if err := seekTo(out, written); err != nil {
+		return errors.Join(err, out.Close())
+	}
+	f.out = out
+	return nil
+}
+
+func (f *file) closeSegment() error {
+	if f.out == nil {
+		return nil
+	}
+	err := f.out.Close()
+	f.out = nil
+	return err
 }
 
 func seekTo(out *os.File, offset int64) error {
@@ -140,6 +172,9 @@ func (f *file) drainOnce() bool {
 	if len(batch) == 0 {
 		f.flushing = false
 		f.mu.Unlock()
+		if err := f.closeSegment(); err != nil {
+			f.log.Warn("closing-log-segment-failed", slog.String("folder", f.dir), slog.Any("error", err))
+		}
 		return false
 	}
 	f.mu.Unlock()
@@ -150,9 +185,12 @@ func (f *file) drainOnce() bool {
 }
 
 func (f *file) write(batch []entry) error {
+	if err := f.open(); err != nil {
+		return err
+	}
 	var buf []byte
 	for _, e := range batch {
-		if f.out == nil || f.full(int64(len(buf)+e.size())) {
+		if f.full(int64(len(buf) + e.size())) {
 			if err := f.commit(buf); err != nil {
 				return err
 			}
@@ -202,9 +240,7 @@ func (f *file) rotate() error {
 	if err != nil {
 		return fmt.Errorf("starting log segment: %w", err)
 	}
-	if f.out != nil {
-		err = f.out.Close()
-	}
+	err = f.closeSegment()
 	f.out, f.lines, f.tags, f.marked = out, 0, nil, false
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -239,10 +275,6 @@ func (f *file) close() error {
 	f.closed = true
 	f.wake()
 	now := time.Now()
-	err := os.Chtimes(f.dir, now, now) // the sweep counts the time of retention from here
-	if f.out != nil {
-		err = errors.Join(err, f.out.Close())
-		f.out = nil
-	}
-	return err
+	// The sweep counts the time of retention from here.
+	return errors.Join(f.closeSegment(), os.Chtimes(f.dir, now, now))
 }
