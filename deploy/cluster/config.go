@@ -32,6 +32,9 @@ type node struct {
 	cell, zone string
 }
 
+// sharedFolder is where all cells of the machine, of whichever cluster, agree on settings that they share.
+const sharedFolder = "/run/diego-garden"
+
 // pairs of lockets, bbses and auctioneers: one to lose.
 const pair = 2
 
@@ -138,14 +141,16 @@ func (p *plan) rep(i int) section {
 	config["locket"] = addresses(p.lockets)
 	config["executor"] = section{"state_dir": p.path(n.name, "executor"), "memory_mb": 4096, "disk_mb": 16384}
 	config["garden"] = section{
-		"address":     privatedaemon.Socket(p.containerd(i)),
-		"state_dir":   p.path(n.name, "garden"),
-		"preloaded":   section{"busybox": p.path("rootfs")},
-		"network":     p.slot.network(i),
-		"external_ip": "127.0.0.1",
-		"host_ports":  section{"first": first, "last": last},
-		"init_path":   filepath.Join(p.Bin, "garden-init"),
-		"logger_path": filepath.Join(p.Bin, "garden-logger"),
+		"socket":           privatedaemon.Socket(p.containerd(i)),
+		"state_folder":     p.path(n.name, "garden"),
+		"shared_folder":    sharedFolder,
+		"preloaded_rootfs": section{"busybox": p.path("rootfs")},
+		"network_pool":     p.slot.network(i),
+		"external_ip":      "127.0.0.1",
+		"host_port_first":  first,
+		"host_port_last":   last,
+		"init_binary":      filepath.Join(p.Bin, "garden-init"),
+		"logger_binary":    filepath.Join(p.Bin, "garden-logger"),
 	}
 	return config
 }

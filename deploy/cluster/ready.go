@@ -163,3 +163,16 @@ func errorLines(file string) string {
 	}
 	return strings.Join(lines[max(0, len(lines)-most):], "")
 }
+
+// ActiveBBS names the BBS that serves at the moment.
+func (c *Cluster) ActiveBBS(ctx context.Context) (string, error) {
+	var problems []error
+	for _, n := range c.plan.bbses {
+		err := ready(ctx, n)
+		if err == nil {
+			return n.name, nil
+		}
+		problems = append(problems, err)
+	}
+	return "", fmt.Errorf("no bbs is active: %w", errors.Join(problems...))
+}

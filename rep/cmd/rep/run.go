@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string) error {
 	}
 
 	cfg.Garden.CellID, cfg.Garden.Log = cfg.Cell.ID, tel.Log
-	engine, err := containerd.Open(ctx, cfg.Garden)
+	engine, err := containerd.New(ctx, cfg.Garden)
 	if err != nil {
 		return fmt.Errorf("opening the container engine: %w", err)
 	}
@@ -110,7 +110,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	cell := describe(cfg, server.Addr(), cfg.Garden.PreloadedNames())
+	cell := describe(cfg, server.Addr(), slices.Collect(maps.Keys(cfg.Garden.RootFS)))
 	register(ctx, server, services{cell: cell, exec: exec, evacuator: evacuator, reconciler: reconciler, finder: finder, log: tel.Log})
 	collect(tel, exec, reconciler, evacuator)
 
@@ -301,11 +301,14 @@ func collect(tel *telemetry.Telemetry, exec *executor.Client, reconciler *reconc
 // cleanMachine removes what the cell owns on this machine: containers, networks, rules, images and state. No rep may run.
 func cleanMachine(ctx context.Context, cfg Config, log *slog.Logger) error {
 	cfg.Garden.CellID, cfg.Garden.Log = cfg.Cell.ID, log
-	if err := containerd.Clean(ctx, cfg.Garden); err != nil {
-		return fmt.Errorf("removing the containers of cell %q: %w", cfg.Cell.ID, err)
+	engine, err := containerd.New(ctx, cfg.Garden)
+	if err != nil {
+		return fmt.Errorf("opening the container engine: %w", err)
 	}
-	dir := strings.TrimRight(cfg.Executor.StateDir, "/")
-	if err := os.RemoveAll(dir); err != nil {
+	if err := errors.Join(engine.Clean(ctx), engine.Close()); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(cfg.Executor.StateDir); err != nil {
 		return fmt.Errorf("removing the state of cell %q: %w", cfg.Cell.ID, err)
 	}
 	log.InfoContext(ctx, "cleaned", "cell_id", cfg.Cell.ID)
