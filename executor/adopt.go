@@ -128,7 +128,7 @@ func (n *node) resume(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock() // the life begins at once
 	n.ready = n.record.Routable
-	if !n.startLife(func(ctx context.Context) { n.run(ctx, inside, true) }) {
+	if !n.startLife(func(ctx context.Context) { n.run(ctx, inside, true) }) { //nolint:contextcheck // containers outlive the call
 		return ErrClosed
 	}
 	if n.record.Result.Stopped {

@@ -12,9 +12,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"diego.internal/executor/garden"
 	"diego.internal/executor/garden/simulated"
-	"github.com/stretchr/testify/require"
 )
 
 func TestOpenAdopts(t *testing.T) {
@@ -163,7 +164,7 @@ func TestJournalIsPrivate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCell(t, nil).open()
 		defer func() { c.stop() }()
-		c.run("i", RunInfo{Action: pointer(process("/app", ""))})
+		c.run("i", RunInfo{Action: new(process("/app", ""))})
 		synctest.Wait()
 		info, err := os.Stat(filepath.Join(c.cfg.StateDir, "containers", "i", recordFile))
 		require.NoError(t, err)
@@ -186,7 +187,7 @@ func TestOpenResumesHealthChecks(t *testing.T) {
 			return near, far.Close()
 		}
 		c.open()
-		c.run("i", RunInfo{Action: pointer(process("/app", "APP")), StartTimeout: time.Minute, CheckDefinition: &CheckDefinition{
+		c.run("i", RunInfo{Action: new(process("/app", "APP")), StartTimeout: time.Minute, CheckDefinition: &CheckDefinition{
 			Checks:          []Check{{TCP: &TCPCheck{Port: 8080}}},
 			ReadinessChecks: []Check{{TCP: &TCPCheck{Port: 8080, Interval: time.Hour}}},
 		}})
@@ -220,7 +221,7 @@ func TestOpenKillsOldProbes(t *testing.T) {
 				return simulated.Fate{UntilSignalled: true} // the first probe hangs
 			}
 		}).open()
-		c.run("i", RunInfo{Action: pointer(process("/app", "APP")), Monitor: pointer(process("/check", ""))})
+		c.run("i", RunInfo{Action: new(process("/app", "APP")), Monitor: new(process("/check", ""))})
 		time.Sleep(time.Second) //nolint:forbidigo // the clock of the bubble
 		old, err := c.client.node("i")
 		require.NoError(t, err)

@@ -4,11 +4,12 @@ import (
 	"net/netip"
 	"testing"
 
-	"diego.internal/executor/garden"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"diego.internal/executor/garden"
 )
 
 // Whatever is asked for and given back in whatever order: nothing is over-committed, a refusal is justified and changes
@@ -111,7 +112,7 @@ func TestNetOut(t *testing.T) {
 		},
 		"icmp of any code": {
 			rule: EgressRule{Protocol: "icmp", Destinations: []string{"0.0.0.0/0"}, ICMP: &ICMPInfo{Type: 8, Code: -1}},
-			want: []garden.NetOutRule{{Protocol: "icmp", ICMP: &garden.ICMPControl{Type: pointer(uint8(8))}, Networks: []garden.IPRange{span("0.0.0.0", "255.255.255.255")}}},
+			want: []garden.NetOutRule{{Protocol: "icmp", ICMP: &garden.ICMPControl{Type: new(uint8(8))}, Networks: []garden.IPRange{span("0.0.0.0", "255.255.255.255")}}},
 		},
 		"a net of version 6": {
 			rule: EgressRule{Protocol: "all", Destinations: []string{"fd00::/127"}},

@@ -45,7 +45,7 @@ func (c *Client) watchEngine(ctx context.Context) error {
 	for wait(ctx, pause) {
 		err := c.checkEngine(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the check was cut off by our own end
 		}
 		c.SetHealthy(err)
 		pause = c.cfg.EngineCheckInterval

@@ -21,12 +21,13 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"diego.internal/executor/container"
 	"diego.internal/executor/garden"
 	"diego.internal/executor/logs"
 	"diego.internal/executor/step"
 	"diego.internal/executor/transfer"
-	"golang.org/x/sync/errgroup"
 )
 
 // Client owns the containers of one cell. Its methods may be called concurrently.
@@ -222,7 +223,7 @@ func (c *Client) RunContainer(_ context.Context, request RunRequest) error {
 	if err := request.Info.Validate(); err != nil {
 		return fmt.Errorf("running container %q: %w", request.GUID, err)
 	}
-	return n.begin(request)
+	return n.begin(request) //nolint:contextcheck // containers outlive the call
 }
 
 // UpdateContainer replaces internal routes and metric tags. It returns ErrContainerNotFound, or ErrInvalidTransition if

@@ -15,11 +15,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+
 	"diego.internal/executor/garden"
 	"diego.internal/executor/garden/simulated"
 	"diego.internal/executor/logs"
-	"github.com/google/go-cmp/cmp"
-	"github.com/stretchr/testify/require"
 )
 
 // cell is a client on a simulated engine, inside a synctest bubble.
@@ -129,8 +130,6 @@ func process(path, source string) Action {
 	return Action{Run: &RunAction{Path: path, User: "vcap", LogSource: source}}
 }
 
-func pointer[T any](v T) *T { return &v }
-
 func TestClientLifecycle(t *testing.T) {
 	t.Parallel()
 	app := process("/app", "APP/PROC/WEB")
@@ -184,12 +183,12 @@ func TestClientLifecycle(t *testing.T) {
 		},
 		"a failed setup ends it": {
 			script: script{"/setup": exit(1, time.Second)},
-			info:   RunInfo{Setup: pointer(process("/setup", "")), Action: &app}, after: 2 * time.Second, want: StateCompleted,
+			info:   RunInfo{Setup: new(process("/setup", "")), Action: &app}, after: 2 * time.Second, want: StateCompleted,
 			result: Result{Failed: true, FailureReason: "CELL: Exited with status 1"},
 		},
 		"the action comes after the setup": {
 			script: script{"/setup": exit(0, time.Second)},
-			info:   RunInfo{Setup: pointer(process("/setup", "")), Action: &app}, after: 2 * time.Second, want: StateRunning,
+			info:   RunInfo{Setup: new(process("/setup", "")), Action: &app}, after: 2 * time.Second, want: StateRunning,
 			lines: []string{"CELL OUT Exit status 0"},
 		},
 		"a timeout ends its action": {
@@ -331,7 +330,7 @@ func TestClientAllocateContainers(t *testing.T) {
 		record := c.get("d")
 		require.Equal(t, StateCompleted, record.State)
 		require.Equal(t, "expired container", record.Result.FailureReason)
-		require.ErrorIs(t, c.client.RunContainer(t.Context(), RunRequest{GUID: "d", Info: RunInfo{RootFS: "x", Action: pointer(process("/app", ""))}}), ErrInvalidTransition)
+		require.ErrorIs(t, c.client.RunContainer(t.Context(), RunRequest{GUID: "d", Info: RunInfo{RootFS: "x", Action: new(process("/app", ""))}}), ErrInvalidTransition)
 		require.ErrorIs(t, c.client.RunContainer(t.Context(), RunRequest{GUID: "c"}), ErrEmptyAction)
 	})
 }
@@ -419,8 +418,8 @@ func TestClientInterruptsCreation(t *testing.T) {
 			cfg.OnCreate = func(garden.ContainerSpec) (time.Duration, error) { return time.Minute, nil }
 		}).open()
 		defer func() { c.stop() }()
-		c.run("stopped", RunInfo{Action: pointer(process("/app", ""))})
-		c.run("deleted", RunInfo{Action: pointer(process("/app", ""))})
+		c.run("stopped", RunInfo{Action: new(process("/app", ""))})
+		c.run("deleted", RunInfo{Action: new(process("/app", ""))})
 		time.Sleep(time.Second) //nolint:forbidigo // the clock of the bubble
 		start := time.Now()
 		require.NoError(t, c.client.StopContainer(t.Context(), "stopped"))
@@ -442,7 +441,7 @@ func TestClientDeleteContainer(t *testing.T) {
 		c := newCell(t, nil).open()
 		defer func() { c.stop() }()
 		before := c.client.RemainingResources()
-		c.run("i", RunInfo{Action: pointer(process("/app", "APP"))})
+		c.run("i", RunInfo{Action: new(process("/app", "APP"))})
 		synctest.Wait()
 
 		c.engine.SetDown(errors.New("restarting"))

@@ -17,11 +17,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"diego.internal/executor/garden"
 	"diego.internal/executor/garden/busybox"
 	"diego.internal/executor/garden/containerd"
 	"diego.internal/executor/garden/containerd/privatedaemon"
-	"github.com/stretchr/testify/require"
 )
 
 // machine is a private containerd with one cell on it. Everything is allocated, and removed at the end.
@@ -38,10 +39,10 @@ type machine struct {
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	require.Zero(t, os.Geteuid(), "real containers need root, containerd, runc and busybox-static")
-	dir, err := os.MkdirTemp("", "ex") // short, because a socket lies below it
+	dir, err := os.MkdirTemp("", "ex") //nolint:usetesting // short, because a socket lies below it
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
-	require.NoError(t, os.Chmod(dir, 0o711)) //nolint:gosec // users of containers pass through it
+	require.NoError(t, os.Chmod(dir, 0o711))
 	rootfs := filepath.Join(dir, "rootfs")
 	require.NoError(t, busybox.Build(t.Context(), rootfs))
 	for _, name := range []string{"garden-init", "garden-logger"} {
@@ -62,8 +63,8 @@ func newMachine(t *testing.T) *machine {
 		SharedFolder:  filepath.Join(dir, "shared"),
 		RootFS:        map[string]string{"busybox": rootfs},
 		NetworkPool:   netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(100 + pid%100), byte(pid / 100 % 64 * 4), 0}), 22),
-		HostPortFirst: uint16(61100 + pid%400*10), //nolint:gosec // below 65535
-		HostPortLast:  uint16(61109 + pid%400*10), //nolint:gosec // below 65535
+		HostPortFirst: uint16(61100 + pid%400*10),
+		HostPortLast:  uint16(61109 + pid%400*10),
 		ExternalIP:    netip.MustParseAddr("127.0.0.1"),
 		MaxContainers: 10,
 		InitBinary:    filepath.Join(dir, "garden-init"),
@@ -73,7 +74,7 @@ func newMachine(t *testing.T) *machine {
 	}
 	m.cfg = Config{CellID: "cell-1", StateDir: filepath.Join(dir, "executor"), DiskMB: 1000}
 	for _, folder := range []string{m.config.StateFolder, m.cfg.StateDir} {
-		require.NoError(t, os.MkdirAll(folder, 0o711)) //nolint:gosec // as above
+		require.NoError(t, os.MkdirAll(folder, 0o711))
 	}
 	m.start()
 	t.Cleanup(func() {
@@ -153,7 +154,7 @@ func TestRealContainers(t *testing.T) {
 		n=0; while true; do n=$((n+1)); echo tick $n; sleep 1 & wait $!; done`)
 	check := &CheckDefinition{Checks: []Check{{HTTP: &HTTPCheck{Port: 8080, Path: "/index.html"}}}}
 	m.run("app", RunInfo{
-		Setup:           pointer(shell("STG", "echo setting up; echo once > /home/vcap/setup")),
+		Setup:           new(shell("STG", "echo setting up; echo once > /home/vcap/setup")),
 		Action:          &server,
 		CheckDefinition: check,
 		Ports:           []uint32{8080},
@@ -165,13 +166,13 @@ func TestRealContainers(t *testing.T) {
 	want := fmt.Sprintf("hello from %s %d\n", record.Net.InternalIP, record.Net.Ports[0].HostPort)
 	require.Equal(t, want, get(t, "http://"+address+"/index.html"))
 
-	m.run("crash", RunInfo{Action: pointer(shell("APP/PROC/WEB", "echo out; echo err >&2; exit 2"))})
+	m.run("crash", RunInfo{Action: new(shell("APP/PROC/WEB", "echo out; echo err >&2; exit 2"))})
 	crashed := m.await("crash", StateCompleted)
 	require.Equal(t, Result{Failed: true, FailureReason: "APP/PROC/WEB: Exited with status 2"}, crashed.Result)
 	for _, line := range []string{"APP/PROC/WEB OUT out", "APP/PROC/WEB ERR err", "APP/PROC/WEB OUT Exit status 2"} {
 		require.Contains(t, m.lines("crash"), line)
 	}
-	m.run("short", RunInfo{Action: pointer(shell("APP", "sleep 4; exit 7"))})
+	m.run("short", RunInfo{Action: new(shell("APP", "sleep 4; exit 7"))})
 	m.await("short", StateRunning)
 
 	// The process goes; containers do not notice.

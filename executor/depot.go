@@ -10,12 +10,13 @@ import (
 	"strconv"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"diego.internal/executor/container"
 	"diego.internal/executor/garden"
 	"diego.internal/executor/logs"
 	"diego.internal/executor/step"
 	"diego.internal/executor/transfer"
-	"golang.org/x/sync/errgroup"
 )
 
 var errDepotFull = errors.New("no room for unpacked dependencies")

@@ -13,10 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"diego.internal/executor/garden"
 	"diego.internal/executor/garden/simulated"
 	"diego.internal/executor/logs"
-	"github.com/stretchr/testify/require"
 )
 
 // await polls on the real clock; tests of real connections cannot run in a bubble.

@@ -11,9 +11,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"diego.internal/executor/garden"
 	"diego.internal/executor/garden/simulated"
-	"github.com/stretchr/testify/require"
 )
 
 // ports is a container's network: a port answers from a time on and up to a time.
@@ -100,20 +101,20 @@ func TestHealth(t *testing.T) {
 		},
 		"a monitor's output is the reason and its attempts are not logged": {
 			script: script{"/check": {Code: 1, Stdout: "not yet\n"}},
-			info:   RunInfo{StartTimeout: 5 * time.Second, Monitor: pointer(process("/check", "HEALTH"))},
+			info:   RunInfo{StartTimeout: 5 * time.Second, Monitor: new(process("/check", "HEALTH"))},
 			after:  6 * time.Second, want: StateCompleted,
 			reason:  "Instance never healthy after 5s: not yet",
 			without: []string{"HEALTH OUT Exit status 1", "HEALTH OUT not yet"},
 		},
 		"a silent monitor's status is the reason": {
 			script: script{"/check": {Code: 1}},
-			info:   RunInfo{StartTimeout: 5 * time.Second, Monitor: pointer(process("/check", "HEALTH"))},
+			info:   RunInfo{StartTimeout: 5 * time.Second, Monitor: new(process("/check", "HEALTH"))},
 			after:  6 * time.Second, want: StateCompleted,
 			reason: "Instance never healthy after 5s: HEALTH: Exited with status 1",
 		},
 		"a monitor that passes makes it run": {
 			script: script{"/check": {}},
-			info:   RunInfo{Monitor: pointer(process("/check", "HEALTH"))},
+			info:   RunInfo{Monitor: new(process("/check", "HEALTH"))},
 			after:  time.Second, want: StateRunning,
 		},
 		"a network check is made by the cell": {
@@ -138,7 +139,7 @@ func TestHealth(t *testing.T) {
 				c.cfg.Dial = network.dial
 				c.open()
 				defer func() { c.stop() }()
-				tc.info.Action = pointer(process("/app", "APP"))
+				tc.info.Action = new(process("/app", "APP"))
 				c.run("i", tc.info)
 				time.Sleep(tc.after) //nolint:forbidigo // the clock of the bubble
 				synctest.Wait()
@@ -171,7 +172,7 @@ func TestReadinessChangesRoutable(t *testing.T) {
 		defer func() { c.stop() }()
 		sub := c.client.SubscribeToEvents()
 		defer sub.Close()
-		c.run("i", RunInfo{Action: pointer(process("/app", "APP")), CheckDefinition: &CheckDefinition{
+		c.run("i", RunInfo{Action: new(process("/app", "APP")), CheckDefinition: &CheckDefinition{
 			ReadinessChecks: []Check{{TCP: &TCPCheck{Port: 8080}}},
 		}})
 		for _, want := range []struct {
@@ -201,7 +202,7 @@ func TestMonitorIsInterrupted(t *testing.T) {
 			}
 		}).open()
 		defer func() { c.stop() }()
-		c.run("i", RunInfo{Action: pointer(process("/app", "APP")), Monitor: pointer(process("/check", "")), StartTimeout: time.Second})
+		c.run("i", RunInfo{Action: new(process("/app", "APP")), Monitor: new(process("/check", "")), StartTimeout: time.Second})
 		time.Sleep(10 * time.Second) //nolint:forbidigo // the clock of the bubble
 		require.Equal(t, StateCreated, c.get("i").State)
 		time.Sleep(13 * time.Second) //nolint:forbidigo // the clock of the bubble

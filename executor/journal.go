@@ -91,7 +91,7 @@ func writeJSON(path string, value any) error {
 }
 
 func readJSON(path string, value any) error {
-	encoded, err := os.ReadFile(path)
+	encoded, err := os.ReadFile(path) //nolint:gosec // below our own state folder
 	if err != nil {
 		return fmt.Errorf("reading journal: %w", err)
 	}

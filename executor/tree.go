@@ -29,7 +29,7 @@ const defaultHealthSource = "HEALTH"
 // run runs the tree of a container that exists and completes the container with its result.
 func (n *node) run(ctx context.Context, inside garden.Container, resumed bool) {
 	if resumed {
-		n.killProbes(inside)
+		n.killProbes(ctx, inside)
 	}
 	record := n.snapshot()
 	env := n.stepEnv(inside, record)
@@ -215,22 +215,28 @@ func hideInterrupt(inner step.Step) step.Step {
 }
 
 // killProbes ends the monitor's processes of an earlier process of ours: nobody waits for their answer any more.
-func (n *node) killProbes(inside garden.Container) {
+func (n *node) killProbes(ctx context.Context, inside garden.Container) {
 	ids := n.progress.leftovers(placeMonitor)
 	slices.Sort(ids)
 	for _, id := range ids {
-		ctx, cancel := context.WithTimeout(n.client.ctx, n.client.cfg.GraceTime)
-		process, err := inside.Attach(ctx, id, garden.ProcessIO{})
-		if err == nil {
-			err = process.Signal(ctx, garden.SignalKill)
-		}
-		cancel()
+		err := killOne(ctx, inside, id, n.client.cfg.GraceTime)
 		if err != nil && !errors.Is(err, garden.ErrUnknownProcess) {
 			n.log.Warn("killing-old-probe-failed", slog.String("process", id), slog.Any("error", err))
 			continue
 		}
 		n.progress.SetProcess(id, step.ProcessMark{})
 	}
+}
+
+func killOne(ctx context.Context, inside garden.Container, id string, limit time.Duration) error {
+	// A container that is to stop has ended its context already; its probes must go all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	process, err := inside.Attach(ctx, id, garden.ProcessIO{})
+	if err != nil {
+		return err
+	}
+	return process.Signal(ctx, garden.SignalKill)
 }
 
 func pick(own *time.Duration, byDefault time.Duration) time.Duration {

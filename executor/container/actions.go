@@ -143,11 +143,11 @@ func (a Action) validate(path string, depth int, nodes *int) error {
 	}
 	switch {
 	case a.Run != nil:
-		return required(path+".run", "path", a.Run.Path, "user", a.Run.User)
+		return required(path+".run", field{"path", a.Run.Path}, field{"user", a.Run.User})
 	case a.Download != nil:
-		return required(path+".download", "from", a.Download.From, "to", a.Download.To, "user", a.Download.User)
+		return required(path+".download", field{"from", a.Download.From}, field{"to", a.Download.To}, field{"user", a.Download.User})
 	case a.Upload != nil:
-		return required(path+".upload", "from", a.Upload.From, "to", a.Upload.To, "user", a.Upload.User)
+		return required(path+".upload", field{"from", a.Upload.From}, field{"to", a.Upload.To}, field{"user", a.Upload.User})
 	case a.Timeout != nil && a.Timeout.Timeout <= 0:
 		return fmt.Errorf("%s.timeout: limit %v is not positive", path, a.Timeout.Timeout)
 	case a.NetCheck != nil && (a.NetCheck.Port == 0 || a.NetCheck.Port > 65535):
@@ -197,11 +197,13 @@ func (a Action) Children() (kind string, children []Action) {
 	}
 }
 
-func required(path string, namesAndValues ...string) error {
+type field struct{ name, value string }
+
+func required(path string, fields ...field) error {
 	var problems []error
-	for i := 0; i < len(namesAndValues); i += 2 {
-		if namesAndValues[i+1] == "" {
-			problems = append(problems, fmt.Errorf("%s: %s is missing", path, namesAndValues[i]))
+	for _, f := range fields {
+		if f.value == "" {
+			problems = append(problems, fmt.Errorf("%s: %s is missing", path, f.name))
 		}
 	}
 	return errors.Join(problems...)

@@ -67,5 +67,5 @@ func portOf(t *testing.T, address net.Addr) uint32 {
 	t.Helper()
 	tcp, ok := address.(*net.TCPAddr)
 	require.True(t, ok)
-	return uint32(tcp.Port) //nolint:gosec // a port
+	return uint32(tcp.Port)
 }

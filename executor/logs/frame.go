@@ -39,7 +39,7 @@ func appendLine(buf []byte, e entry) []byte {
 	source := cutText(e.source, 1<<15)
 	buf = binary.BigEndian.AppendUint32(buf, uint32(lineHeader+len(source)+len(e.message))) //nolint:gosec // bounded by MaxLine
 	buf = append(buf, frameLine)
-	buf = binary.BigEndian.AppendUint64(buf, uint64(e.time.UnixNano())) //nolint:gosec // read back with the same conversion
+	buf = binary.BigEndian.AppendUint64(buf, uint64(e.time.UnixNano()))
 	buf = append(buf, byte(e.stream))
 	buf = binary.BigEndian.AppendUint16(buf, uint16(len(source))) //nolint:gosec // cut above
 	buf = append(buf, source...)

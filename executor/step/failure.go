@@ -35,7 +35,7 @@ func (e *ShownError) Unwrap() error { return e.Err }
 // Shown returns the text for users, if the error has one.
 func Shown(err error) (string, bool) {
 	if shown, ok := errors.AsType[*ShownError](err); ok {
-		if failures, many := errors.AsType[Failures](err); many {
+		if failures, many := errors.AsType[JoinedError](err); many {
 			return failures.Error(), true
 		}
 		return shown.Text, true
@@ -45,7 +45,7 @@ func Shown(err error) (string, bool) {
 
 // Hidden says that an error only tells of an interruption.
 func Hidden(err error) bool {
-	if failures, ok := errors.AsType[Failures](err); ok {
+	if failures, ok := errors.AsType[JoinedError](err); ok {
 		for _, inner := range failures {
 			if !Hidden(inner) {
 				return false
@@ -59,11 +59,11 @@ func Hidden(err error) bool {
 	return errors.Is(err, ErrCancelled) || errors.Is(err, ErrGraceExceeded) || errors.Is(err, ErrDetached) || errors.Is(err, context.Canceled)
 }
 
-// Failures are the errors of several steps.
-type Failures []error
+// JoinedError are the errors of several steps.
+type JoinedError []error
 
 // Error joins the texts with "; " and leaves out interruptions, unless there is nothing else.
-func (f Failures) Error() string {
+func (f JoinedError) Error() string {
 	var texts []string
 	for _, err := range f {
 		if !Hidden(err) {
@@ -77,11 +77,11 @@ func (f Failures) Error() string {
 }
 
 // Unwrap gives the single errors.
-func (f Failures) Unwrap() []error { return f }
+func (f JoinedError) Unwrap() []error { return f }
 
 // join drops nils, and the list itself when it has one member.
-func (f Failures) join() error {
-	var kept Failures
+func (f JoinedError) join() error {
+	var kept JoinedError
 	for _, err := range f {
 		if err != nil {
 			kept = append(kept, err)

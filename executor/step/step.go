@@ -42,7 +42,7 @@ func Serial(steps ...Step) Step {
 // Parallel runs all at once, waits for all, is ready when all are, and fails with every failure.
 func Parallel(steps ...Step) Step {
 	return func(ctx context.Context, ready func()) error {
-		failures := make(Failures, len(steps))
+		failures := make(JoinedError, len(steps))
 		countdown := after(len(steps), ready)
 		var group sync.WaitGroup
 		for i, s := range steps {
@@ -71,7 +71,7 @@ func Codependent(group Group, steps ...Step) Step {
 		for _, s := range steps {
 			go func() { ended <- s(ctx, sync.OnceFunc(countdown)) }()
 		}
-		var failures Failures
+		var failures JoinedError
 		for range steps {
 			err := <-ended
 			// What the others say once they are being interrupted is no news, unless it is a failure of its own.

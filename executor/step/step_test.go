@@ -9,9 +9,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"diego.internal/executor/logs"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"diego.internal/executor/logs"
 )
 
 // ends is a leaf that ends after a time, and takes some more to go when it is interrupted.
@@ -209,7 +210,7 @@ func TestWords(t *testing.T) {
 	cut := cutError(strings.Repeat("é", 1000))
 	require.LessOrEqual(t, len(cut), 1024)
 	require.True(t, strings.HasSuffix(cut, " (error truncated)"))
-	shown, ok := Shown(Failures{ErrCancelled, &ShownError{Text: "a"}, &ShownError{Text: "b"}})
+	shown, ok := Shown(JoinedError{ErrCancelled, &ShownError{Text: "a"}, &ShownError{Text: "b"}})
 	require.True(t, ok)
 	require.Equal(t, "a; b", shown)
 }
