@@ -1,10 +1,12 @@
 package wire
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"diego.internal/bbs/internal/lrp"
 	workloadv1 "diego.internal/proto/workload/v1"
@@ -294,3 +296,59 @@ func (m message) num(field protowire.Number, v uint64) message {
 	return protowire.AppendVarint(protowire.AppendTag(m, field, protowire.VarintType), v)
 }
 
+
+// EncodeReported returns what the cell reported of an instance, as workload.v1.ActualLRP with only
+// those fields, or nil if there is nothing. DecodeReported is its inverse.
+func EncodeReported(a *lrp.Actual) []byte {
+	if a.NetInfo == nil && len(a.InternalRoutes) == 0 && len(a.MetricTags) == 0 {
+		return nil
+	}
+	out := message{}
+	if a.NetInfo != nil {
+		out = out.bytes(actualNetInfo, encodeNetInfo(a.NetInfo))
+	}
+	for _, route := range a.InternalRoutes {
+		out = out.bytes(actualInternalRoutes, []byte(route))
+	}
+	for _, value := range a.MetricTags {
+		out = out.bytes(actualMetricTags, message{}.str(1, value.Name).str(2, value.Value))
+	}
+	return out
+}
+
+// DecodeReported sets in a what EncodeReported took from it.
+func DecodeReported(a *lrp.Actual, reported []byte) error {
+	if reported == nil {
+		return nil
+	}
+	var m workloadv1.ActualLRP
+	if err := proto.Unmarshal(reported, &m); err != nil {
+		return fmt.Errorf("decoding what the cell reported: %w", err)
+	}
+	a.NetInfo = NetInfoFrom(m.GetNetInfo())
+	a.InternalRoutes = m.GetInternalRoutes()
+	a.MetricTags = TagValuesFrom(m.GetMetricTags())
+	return nil
+}
+
+// DecodeActual is the inverse of EncodeActual.
+func DecodeActual(encoded []byte) (*lrp.Actual, error) {
+	var m workloadv1.ActualLRP
+	if err := proto.Unmarshal(encoded, &m); err != nil {
+		return nil, fmt.Errorf("decoding an actual lrp: %w", err)
+	}
+	return ActualFrom(&m), nil
+}
+
+// EncodeCrash returns the encoding of bbs.v1.ActualLRPCrashed for the instance that crashed.
+func EncodeCrash(before *lrp.Actual, crash *lrp.CrashRecord) []byte {
+	out := message{}.
+		bytes(1, message{}.str(1, before.ProcessGUID).num(2, uint64(before.Index)).str(3, before.Domain)). //nolint:gosec // never negative
+		bytes(2, message{}.str(1, before.InstanceGUID).str(2, before.CellID)).
+		num(3, uint64(crash.Count)). //nolint:gosec // never negative
+		str(4, crash.Reason)
+	if crash.Since != 0 {
+		out = out.bytes(5, encodeTimestamp(crash.Since))
+	}
+	return out
+}

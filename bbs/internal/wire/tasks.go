@@ -91,3 +91,8 @@ func Domain(d *lrp.Domain) *bbsv1.Domain {
 	}
 	return m
 }
+
+// DomainChanged converts the event about a domain.
+func DomainChanged(e lrp.DomainEvent) *bbsv1.DomainChanged {
+	return &bbsv1.DomainChanged{Domain: Domain(e.Domain), Fresh: e.Fresh}
+}

@@ -1,0 +1,188 @@
+package store
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+
+	"diego.internal/bbs/internal/lrp"
+	"diego.internal/bbs/internal/task"
+	"diego.internal/bbs/internal/watch"
+	"diego.internal/bbs/internal/wire"
+)
+
+// batch is what several requests change together: one revision, one transaction in Postgres.
+type batch struct {
+	txn      *memdb.Txn
+	id       [16]byte
+	epoch    int64
+	revision uint64
+	at       time.Time
+	trace    string // of the request that is being applied
+
+	// touched rows; their last state is read from txn when the batch is complete.
+	actuals  map[actualID]struct{}
+	desireds map[string]struct{}
+	tasks    map[string]struct{}
+	domains  map[string]struct{}
+
+	definitions     []definitionWrite
+	taskDefinitions []taskDefinitionWrite
+	events          []watch.Event
+	// encodings of records that appear in this batch, so that an event shares the bytes of the row.
+	encodings map[*lrp.Actual][]byte
+}
+
+// actualID is the primary key of an actual LRP.
+type actualID struct {
+	lrp.Key
+	presence lrp.Presence
+}
+
+// definitionWrite stores one definition of an LRP, or removes all of it.
+type definitionWrite struct {
+	SealedDefinition
+	remove bool
+}
+
+// taskDefinitionWrite stores the definition of a task, or removes it if sealed is nil.
+type taskDefinitionWrite struct {
+	guid   string
+	sealed []byte
+}
+
+// mark is where the lists of a batch ended before a request.
+type mark struct{ events, definitions, taskDefinitions int }
+
+func newBatch(txn *memdb.Txn, epoch int64, revision uint64, at time.Time) *batch {
+	b := &batch{
+		txn: txn, epoch: epoch, revision: revision, at: at,
+		actuals: map[actualID]struct{}{}, desireds: map[string]struct{}{},
+		tasks: map[string]struct{}{}, domains: map[string]struct{}{},
+		encodings: map[*lrp.Actual][]byte{},
+	}
+	_, _ = rand.Read(b.id[:]) // never fails, see crypto/rand
+	return b
+}
+
+func (b *batch) mark() mark {
+	return mark{events: len(b.events), definitions: len(b.definitions), taskDefinitions: len(b.taskDefinitions)}
+}
+
+func (b *batch) truncate(m mark) {
+	b.events = b.events[:m.events]
+	b.definitions = b.definitions[:m.definitions]
+	b.taskDefinitions = b.taskDefinitions[:m.taskDefinitions]
+}
+
+// apply runs one request. A refused one, or one that panics, changes nothing and gets its error.
+func (b *batch) apply(fn func(*Tx) error, trace string) (changed bool, err error) {
+	tx := &Tx{records: records{txn: func() *memdb.Txn { return b.txn }}, batch: b}
+	before := b.mark()
+	b.trace = trace
+	defer func() {
+		if v := recover(); v != nil {
+			changed, err = false, fmt.Errorf("applying a request: %w", asError(v))
+			tx.rollback(before)
+		}
+	}()
+	if err := fn(tx); err != nil {
+		tx.rollback(before)
+		return false, err
+	}
+	return tx.changed, nil
+}
+
+func asError(v any) error {
+	if err, ok := v.(error); ok {
+		return err
+	}
+	return errors.New(fmt.Sprint(v)) //nolint:revive // a panic may carry anything
+}
+
+// touch remembers that a row is to be written. A row that is the same again at the end, because its
+// request was undone, is written once too often, which does no harm.
+func (b *batch) touch(_ string, obj any) {
+	switch row := obj.(type) {
+	case *actualRow:
+		b.actuals[actualID{Key: row.Key, presence: row.Presence}] = struct{}{}
+	case *lrp.Desired:
+		b.desireds[row.ProcessGUID] = struct{}{}
+	case *task.Task:
+		b.tasks[row.GUID] = struct{}{}
+	case *lrp.Domain:
+		b.domains[row.Name] = struct{}{}
+	}
+}
+
+// rows is how many rows the batch will write, definitions included.
+func (b *batch) rows() int {
+	return len(b.actuals) + len(b.desireds) + len(b.tasks) + len(b.domains) + len(b.definitions) + len(b.taskDefinitions)
+}
+
+func (b *batch) remember(row *actualRow) { b.encodings[row.Actual] = row.encoded }
+
+// encoded returns the encoding of a record that an event shows.
+func (b *batch) encoded(a *lrp.Actual) []byte {
+	if encoded, ok := b.encodings[a]; ok {
+		return encoded
+	}
+	// A record that one step of a request made and the next replaced, so no row has it, or one that
+	// stayed as it is. It is not ours to change.
+	shown := *a
+	if shown.Revision == 0 {
+		shown.Revision = b.revision
+	}
+	return wire.EncodeActual(&shown)
+}
+
+// changes is the content of a batch as rows: what each touched row is now.
+type changes struct {
+	actuals        []*actualRow
+	actualsGone    []actualID
+	desireds       []*lrp.Desired
+	desiredsGone   []string
+	tasks          []*task.Task
+	tasksGone      []string
+	domains        []*lrp.Domain
+	domainsGone    []string
+	definitions    []definitionWrite
+	taskDefinition []taskDefinitionWrite
+}
+
+func (b *batch) changes() changes {
+	r := records{txn: func() *memdb.Txn { return b.txn }}
+	c := changes{definitions: b.definitions, taskDefinition: b.taskDefinitions}
+	for id := range b.actuals {
+		if row := r.actual(id.Key, id.presence); row != nil {
+			c.actuals = append(c.actuals, row)
+		} else {
+			c.actualsGone = append(c.actualsGone, id)
+		}
+	}
+	for guid := range b.desireds {
+		if d := r.Desired(guid); d != nil {
+			c.desireds = append(c.desireds, d)
+		} else {
+			c.desiredsGone = append(c.desiredsGone, guid)
+		}
+	}
+	for guid := range b.tasks {
+		if t := r.Task(guid); t != nil {
+			c.tasks = append(c.tasks, t)
+		} else {
+			c.tasksGone = append(c.tasksGone, guid)
+		}
+	}
+	for name := range b.domains {
+		if d := r.Domain(name); d != nil {
+			c.domains = append(c.domains, d)
+		} else {
+			c.domainsGone = append(c.domainsGone, name)
+		}
+	}
+	return c
+}

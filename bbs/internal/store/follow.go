@@ -1,0 +1,189 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+	"github.com/jackc/pgx/v5"
+
+	"diego.internal/bbs/internal/lrp"
+	"diego.internal/bbs/internal/task"
+	"diego.internal/bbs/internal/watch"
+	"diego.internal/servicekit/postgres"
+)
+
+const (
+	// followPause is how long a standby waits before it looks for new batches again.
+	followPause = 100 * time.Millisecond
+	// followBytes is how much of the log it reads at once.
+	followBytes = 8 << 20
+)
+
+// Follow keeps the state of a standby up to date until ctx ends: it loads the tables once and then
+// applies the log as it grows. A database that does not answer is asked again. It returns nil when ctx
+// ends.
+func (s *Store) Follow(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+		if err := s.followOnce(ctx); err != nil && ctx.Err() == nil {
+			s.metrics.followErrors.Inc()
+			if !postgres.IsUnavailable(err) {
+				s.log.WarnContext(ctx, "standby-not-following", "error", err)
+			}
+		}
+		timer.Reset(followPause)
+	}
+}
+
+// followOnce loads the state if there is none, and applies what the log has.
+func (s *Store) followOnce(ctx context.Context) error {
+	if s.view.Load() == nil {
+		return s.Load(ctx)
+	}
+	err := s.follow(ctx, math.MaxUint64)
+	if errors.Is(err, watch.ErrTruncated) || errors.Is(err, errEntry) {
+		// The log went on without us, or holds what we cannot apply; the tables hold it all.
+		s.log.WarnContext(ctx, "standby-reloads", "error", err)
+		s.metrics.reloads.Inc()
+		return s.Load(ctx)
+	}
+	return err
+}
+
+// follow applies the log up to a revision, which must be there, or to its end if that is 2^64-1.
+func (s *Store) follow(ctx context.Context, to uint64) error {
+	for {
+		at := s.view.Load().revision
+		if at >= to {
+			return nil
+		}
+		logged, err := s.readLog(ctx, at, followBytes)
+		if err != nil {
+			return err
+		}
+		if len(logged) == 0 {
+			if to == math.MaxUint64 {
+				return nil
+			}
+			return watch.ErrTruncated.With("revision %d is missing", at+1)
+		}
+		for i := range logged {
+			if err := s.applyLogged(&logged[i]); err != nil {
+				return fmt.Errorf("applying revision %d: %w", logged[i].revision, err)
+			}
+		}
+	}
+}
+
+// loggedBatch is one row of batch_log.
+type loggedBatch struct {
+	revision uint64
+	at       time.Time
+	plain    []byte // the opened entry
+}
+
+// readLog returns batches after a revision, in order and without gap.
+func (s *Store) readLog(ctx context.Context, after uint64, limit int) ([]loggedBatch, error) {
+	// The sum of sizes before a row bounds the answer, but the first row always comes.
+	rows, err := s.pool.Query(ctx, `select revision, at, changes from (
+			select revision, at, changes, sum(octet_length(changes)) over (order by revision) - octet_length(changes) as before
+			from (select * from batch_log where revision > $1 order by revision limit 5000) newest) sized
+		where before < $2 order by revision`, signed(after), limit)
+	if err != nil {
+		return nil, err
+	}
+	var logged []loggedBatch
+	var revision int64
+	var at time.Time
+	var sealed []byte
+	expected := after + 1
+	_, err = pgx.ForEachRow(rows, []any{&revision, &at, &sealed}, func() error {
+		if unsigned(revision) != expected {
+			return watch.ErrTruncated.With("after revision %d the log continues at %d", expected-1, revision)
+		}
+		expected++
+		plain, err := s.keys.Open(sealed, placeOfBatch(unsigned(revision)))
+		if err != nil {
+			return fmt.Errorf("%w: revision %d: %w", errEntry, revision, err)
+		}
+		logged = append(logged, loggedBatch{revision: unsigned(revision), at: at, plain: plain})
+		return nil
+	})
+	return logged, err
+}
+
+// ReadLog implements watch.Archive.
+func (s *Store) ReadLog(ctx context.Context, after uint64, limit int) ([]*watch.Batch, error) {
+	s.metrics.archiveReads.Inc()
+	logged, err := s.readLog(ctx, after, limit)
+	if err != nil {
+		return nil, readError(err, watch.ErrTruncated, "reading the log")
+	}
+	if len(logged) == 0 && after < s.watch.Newest() {
+		return nil, watch.ErrTruncated.With("revision %d is gone", after+1)
+	}
+	batches := make([]*watch.Batch, 0, len(logged))
+	for i := range logged {
+		events, err := decodeEvents(logged[i].plain)
+		if err != nil {
+			return nil, fmt.Errorf("reading revision %d of the log: %w", logged[i].revision, err)
+		}
+		batches = append(batches, &watch.Batch{Revision: logged[i].revision, At: logged[i].at, Events: events})
+	}
+	return batches, nil
+}
+
+// applyLogged applies one batch of the active BBS to the state of this one.
+func (s *Store) applyLogged(l *loggedBatch) error {
+	e, err := decodeEntry(l.plain)
+	if err != nil {
+		return err
+	}
+	txn := s.state.Txn(true)
+	defer txn.Abort()
+	for i := range e.rows {
+		if err := applyRow(txn, &e.rows[i]); err != nil {
+			return fmt.Errorf("%w: %w", errEntry, err)
+		}
+	}
+	txn.Commit()
+	s.publish(s.snapshot(l.revision, l.at), toBatch(l.revision, l.at, e.events))
+	return nil
+}
+
+func applyRow(txn *memdb.Txn, r *row) error {
+	table := [...]string{rowActual: tableActual, rowDesired: tableDesired, rowTask: tableTask, rowDomain: tableDomain}[r.table]
+	if r.put != nil {
+		return txn.Insert(table, r.put)
+	}
+	err := txn.Delete(table, r.gone())
+	if errors.Is(err, memdb.ErrNotFound) {
+		return nil // made and removed within the batch
+	}
+	return err
+}
+
+// gone returns an object with the key of a row that was removed.
+func (r *row) gone() any {
+	switch r.table {
+	case rowActual:
+		return &actualRow{Actual: &lrp.Actual{Key: r.id.Key, Presence: r.id.presence}}
+	case rowDesired:
+		return &lrp.Desired{ProcessGUID: r.name}
+	case rowTask:
+		return &task.Task{GUID: r.name}
+	case rowDomain:
+		return &lrp.Domain{Name: r.name}
+	}
+	return nil
+}

@@ -1,0 +1,217 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/go-memdb"
+	"github.com/jackc/pgx/v5"
+
+	"diego.internal/bbs/internal/lrp"
+	"diego.internal/bbs/internal/seal"
+	"diego.internal/bbs/internal/task"
+	"diego.internal/bbs/internal/wire"
+)
+
+// TakeOver makes this BBS the active one: it raises the epoch, from when on no other BBS can write,
+// brings the state up to date, from the log if it has a state already, and lets reads and writes in.
+// valid proves at every moment that this BBS may act; it must be cheap and safe for concurrent use.
+// Run must be called after it.
+//
+// It returns seal.ErrUnknownKey if a value is sealed under a label that is not configured, because
+// serving without part of the state could stop what runs.
+func (s *Store) TakeOver(ctx context.Context, valid func() bool) error {
+	started := time.Now()
+	_, _ = rand.Read(s.holder[:]) // never fails, see crypto/rand
+	var epoch, revision int64
+	err := s.pool.QueryRow(ctx, `update bbs_state set epoch = epoch + 1, holder = $1 returning epoch, revision`, s.holder).
+		Scan(&epoch, &revision)
+	if err != nil {
+		return fmt.Errorf("raising the epoch: %w", err)
+	}
+	warm, err := s.catchUp(ctx, unsigned(revision))
+	if err != nil {
+		return fmt.Errorf("taking over at revision %d: %w", revision, err)
+	}
+	s.epoch = epoch
+	s.view.Store(s.snapshot(unsigned(revision), s.cfg.Clock()))
+	s.down.Store(false)
+	s.active.Store(&valid)
+	s.log.InfoContext(ctx, "bbs-active", "epoch", epoch, "revision", revision, "warm", warm,
+		"after_ms", time.Since(started).Milliseconds())
+	return nil
+}
+
+// catchUp brings the state to a revision that is committed. It reports whether the log sufficed.
+func (s *Store) catchUp(ctx context.Context, revision uint64) (warm bool, err error) {
+	if view := s.view.Load(); view != nil {
+		err := s.follow(ctx, revision)
+		if err == nil {
+			return true, nil
+		}
+		if isContextError(err) && ctx.Err() != nil {
+			return false, err
+		}
+		s.log.WarnContext(ctx, "standby-state-unusable", "error", err)
+	}
+	return false, s.Load(ctx)
+}
+
+// Load replaces the state by what the tables hold, as one moment saw it.
+//
+// It returns seal.ErrUnknownKey as TakeOver does.
+func (s *Store) Load(ctx context.Context) error {
+	state, err := newState()
+	if err != nil {
+		return err
+	}
+	l := &loader{keys: s.keys, txn: state.Txn(true)}
+	var epoch, revision int64
+	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if err := tx.QueryRow(ctx, `select epoch, revision from bbs_state`).Scan(&epoch, &revision); err != nil {
+			return fmt.Errorf("reading the revision: %w", err)
+		}
+		for _, load := range [...]func(context.Context, pgx.Tx) error{l.domains, l.desireds, l.actuals, l.tasks} {
+			if err := load(ctx, tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		l.txn.Abort()
+		return fmt.Errorf("loading the state: %w", err)
+	}
+	l.txn.Commit()
+	s.state = state
+	s.quarantine.replace(l.bad)
+	s.watch.Reset(unsigned(revision))
+	s.publish(s.snapshot(unsigned(revision), s.cfg.Clock()), nil)
+	s.recordQuarantine(ctx, l.bad)
+	s.log.InfoContext(ctx, "state-loaded", "revision", revision, "rows", l.rows, "quarantined", len(l.bad))
+	return nil
+}
+
+// loader fills an empty state from the tables.
+type loader struct {
+	keys *seal.Keyring
+	txn  *memdb.Txn
+	rows int
+	bad  []Quarantined
+}
+
+// insert adds a row, or notes that it cannot be read. Only a missing key is an error.
+func (l *loader) insert(table, sqlTable, key string, obj any, problem error) error {
+	switch {
+	case problem == nil:
+		l.rows++
+		return l.txn.Insert(table, obj)
+	case errors.Is(problem, seal.ErrUnknownKey):
+		return fmt.Errorf("reading %s %q: %w", sqlTable, key, problem)
+	default:
+		l.bad = append(l.bad, Quarantined{Table: sqlTable, Key: key, Problem: problem.Error()})
+		return nil
+	}
+}
+
+func (l *loader) domains(ctx context.Context, tx pgx.Tx) error {
+	var d lrp.Domain
+	var policy []byte
+	var revision int64
+	return each(ctx, tx, `select name, fresh_until, default_crash_policy, revision from domains`,
+		[]any{&d.Name, &d.FreshUntil, &policy, &revision}, func() error {
+			row := d
+			row.Revision = unsigned(revision)
+			var err error
+			row.DefaultCrashPolicy, err = policyFrom(policy)
+			return l.insert(tableDomain, "domains", d.Name, &row, err)
+		})
+}
+
+func (l *loader) desireds(ctx context.Context, tx pgx.Tx) error {
+	var d lrp.Desired
+	var placement, tags, policy, clientData []byte
+	var strategy int16
+	var tagIndex, revision int64
+	var rootFS string
+	return each(ctx, tx, `select process_guid, domain, log_guid, instances, memory_mb, disk_mb, max_pids, root_fs,
+			placement, metric_tags, crash_policy, update_strategy, active_definition_id, healthy_definition_id,
+			previous_definition_id, client_data, tag_epoch, tag_index, created_at, updated_at, revision from desired_lrps`,
+		[]any{
+			&d.ProcessGUID, &d.Domain, &d.LogGUID, &d.Instances, &d.Resources.MemoryMB, &d.Resources.DiskMB, &d.Resources.MaxPids,
+			&rootFS, &placement, &tags, &policy, &strategy, &d.ActiveDefinitionID, &d.HealthyDefinitionID,
+			&d.PreviousDefinitionID, &clientData, &d.Tag.Epoch, &tagIndex, &d.CreatedAt, &d.UpdatedAt, &revision,
+		}, func() error {
+			row := d
+			row.Revision, row.Tag.Index, row.UpdateStrategy = unsigned(revision), uint32(tagIndex), lrp.UpdateStrategy(strategy) //nolint:gosec // as written
+			var errs [4]error
+			row.Placement, errs[0] = placementFrom(rootFS, placement)
+			row.MetricTags, errs[1] = tagsFrom(tags)
+			row.CrashPolicy, errs[2] = policyFrom(policy)
+			errs[3] = openClientData(l.keys, &row, clientData)
+			return l.insert(tableDesired, "desired_lrps", d.ProcessGUID, &row, errors.Join(errs[:]...))
+		})
+}
+
+func (l *loader) actuals(ctx context.Context, tx pgx.Tx) error {
+	var a lrp.Actual
+	var presence, state int16
+	var reported []byte
+	var tagIndex, revision int64
+	return each(ctx, tx, `select process_guid, instance_index, presence, domain, state, instance_guid, cell_id, zone,
+			definition_id, reported, routable, stop_requested, crash_count, crash_reason, placement_error, since,
+			tag_epoch, tag_index, revision from actual_lrps`,
+		[]any{
+			&a.ProcessGUID, &a.Index, &presence, &a.Domain, &state, &a.InstanceGUID, &a.CellID, &a.Zone,
+			&a.DefinitionID, &reported, &a.Routable, &a.StopRequested, &a.CrashCount, &a.CrashReason, &a.PlacementError, &a.Since,
+			&a.Tag.Epoch, &tagIndex, &revision,
+		}, func() error {
+			row := a
+			row.Presence, row.State = lrp.Presence(presence), lrp.State(state)       //nolint:gosec // checked by the table
+			row.Tag.Index, row.Revision = uint32(tagIndex), unsigned(revision) //nolint:gosec // as written
+			if err := wire.DecodeReported(&row, reported); err != nil {
+				return l.insert(tableActual, "actual_lrps", fmt.Sprintf("%v/%v", row.Key, row.Presence), nil, err)
+			}
+			return l.insert(tableActual, "actual_lrps", "", &actualRow{Actual: &row, encoded: wire.EncodeActual(&row)}, nil)
+		})
+}
+
+func (l *loader) tasks(ctx context.Context, tx pgx.Tx) error {
+	var t task.Task
+	var state int16
+	var placement, result, digest []byte
+	var rootFS string
+	var revision int64
+	return each(ctx, tx, `select guid, domain, state, cell_id, instance_guid, created_at, updated_at, first_completed_at,
+			failed, failure_reason, result, rejection_count, rejection_reason, memory_mb, disk_mb, max_pids, root_fs,
+			placement, definition_digest, has_callback, revision from tasks`,
+		[]any{
+			&t.GUID, &t.Domain, &state, &t.CellID, &t.InstanceGUID, &t.CreatedAt, &t.UpdatedAt, &t.FirstCompletedAt,
+			&t.Failed, &t.FailureReason, &result, &t.RejectionCount, &t.RejectionReason, &t.Resources.MemoryMB, &t.Resources.DiskMB,
+			&t.Resources.MaxPids, &rootFS, &placement, &digest, &t.HasCallback, &revision,
+		}, func() error {
+			row := t
+			row.State, row.Revision, row.DefinitionDigest = task.State(state), unsigned(revision), string(digest) //nolint:gosec // checked by the table
+			var errs [2]error
+			row.Placement, errs[0] = placementFrom(rootFS, placement)
+			if result != nil {
+				var plain []byte
+				plain, errs[1] = l.keys.Open(result, placeOfResult(t.GUID))
+				row.Result = string(plain)
+			}
+			return l.insert(tableTask, "tasks", t.GUID, &row, errors.Join(errs[:]...))
+		})
+}
+
+// each runs a query and calls f after each row was scanned into targets.
+func each(ctx context.Context, tx pgx.Tx, sql string, targets []any, f func() error) error {
+	rows, err := tx.Query(ctx, sql)
+	if err != nil {
+		return err
+	}
+	_, err = pgx.ForEachRow(rows, targets, f)
+	return err
+}

@@ -1,0 +1,84 @@
+package store
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics of the store. Values that are known anyway are read when they are asked for.
+type metrics struct {
+	batchRequests prometheus.Histogram
+	batchRows     prometheus.Histogram
+	applySeconds  prometheus.Histogram
+	commitSeconds prometheus.Histogram
+	logBytes      prometheus.Counter
+	refused       prometheus.Counter
+	outages       prometheus.Counter
+	overloaded    prometheus.Counter
+	pruned        prometheus.Counter
+	archiveReads  prometheus.Counter
+	reloads       prometheus.Counter
+	followErrors  prometheus.Counter
+}
+
+func newMetrics(s *Store, reg prometheus.Registerer) *metrics {
+	histogram := func(name, help string, start, factor float64, count int) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(start, factor, count),
+		})
+	}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
+	gauge := func(name, help string, read func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read)
+	}
+	m := &metrics{
+		batchRequests: histogram("bbs_batch_requests", "Requests of one batch.", 1, 2, 12),
+		batchRows:     histogram("bbs_batch_rows", "Rows that one batch wrote.", 1, 2, 16),
+		applySeconds:  histogram("bbs_batch_apply_seconds", "Time to apply the requests of a batch in memory.", 1e-5, 2, 16),
+		commitSeconds: histogram("bbs_batch_commit_seconds", "Time to commit a batch in Postgres.", 1e-4, 2, 16),
+		logBytes:      counter("bbs_log_bytes_total", "Bytes written to batch_log."),
+		refused:       counter("bbs_batches_refused_total", "Batches that Postgres refused."),
+		outages:       counter("bbs_database_outages_total", "How often the outcome of a batch had to be looked up."),
+		overloaded:    counter("bbs_writes_overloaded_total", "Writes refused because too many waited."),
+		pruned:        counter("bbs_log_pruned_batches_total", "Batches removed from batch_log."),
+		archiveReads:  counter("bbs_log_archive_reads_total", "Reads of batch_log for watchers that memory does not reach back for."),
+		reloads:       counter("bbs_standby_reloads_total", "How often a standby had to load the tables again."),
+		followErrors:  counter("bbs_standby_errors_total", "Failed attempts of a standby to follow the log."),
+	}
+	if reg == nil {
+		return m
+	}
+	boolean := func(v bool) float64 {
+		if v {
+			return 1
+		}
+		return 0
+	}
+	reg.MustRegister(
+		m.batchRequests, m.batchRows, m.applySeconds, m.commitSeconds, m.logBytes, m.refused, m.outages,
+		m.overloaded, m.pruned, m.archiveReads, m.reloads, m.followErrors,
+		gauge("bbs_active", "1 if this BBS is the active one.", func() float64 { return boolean(s.Active()) }),
+		gauge("bbs_database_down", "1 while the active BBS has lost its database.", func() float64 { return boolean(s.Down()) }),
+		gauge("bbs_revision", "Newest revision in memory.", func() float64 {
+			if view := s.Committed(); view != nil {
+				return float64(view.Revision())
+			}
+			return 0
+		}),
+		gauge("bbs_writes_waiting", "Writes that wait for a batch.", func() float64 { return float64(len(s.queue)) }),
+		gauge("bbs_quarantined_records", "Rows that could not be read.", func() float64 { return float64(s.quarantine.count()) }),
+		gauge("bbs_watch_cursors", "Open watches.", func() float64 { _, _, n := s.watch.Stats(); return float64(n) }),
+		gauge("bbs_watch_log_bytes", "Estimated memory of the recent batches.", func() float64 { _, n, _ := s.watch.Stats(); return float64(n) }),
+	)
+	return m
+}
+
+func (m *metrics) observeBatch(requests, rows int, apply, commit time.Duration) {
+	m.batchRequests.Observe(float64(requests))
+	m.batchRows.Observe(float64(rows))
+	m.applySeconds.Observe(apply.Seconds())
+	m.commitSeconds.Observe(commit.Seconds())
+}

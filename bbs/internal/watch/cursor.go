@@ -1,0 +1,153 @@
+package watch
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+const (
+	// chunk is how many batches a cursor takes from memory at once.
+	chunk = 64
+	// archiveBytes is how much a cursor reads from the archive at once.
+	archiveBytes = 4 << 20
+)
+
+// Cursor is one reader's place in the log. It holds no events: a reader that stops reading costs
+// nothing, and continues where it stopped as long as the archive reaches back. Use it from one
+// goroutine, and Close it.
+type Cursor struct {
+	log    *Log
+	filter Filter
+	// position is the revision up to which everything was returned or did not pass.
+	position uint64
+	pending  []*Batch
+	buffer   [chunk]*Batch
+	wake     chan struct{}
+}
+
+// Cursor returns a reader of what comes after a revision and passes the filter.
+//
+// It returns ErrFuture if the log has not reached that revision. Whether the log reaches back so far
+// shows in Next.
+func (l *Log) Cursor(after uint64, filter Filter) (*Cursor, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if after > l.newest {
+		return nil, ErrFuture.With("revision %d, the newest is %d", after, l.newest)
+	}
+	c := &Cursor{log: l, filter: filter, position: after, wake: make(chan struct{}, 1)}
+	if filter.CellID == "" {
+		l.any[c] = struct{}{}
+		return c, nil
+	}
+	if l.byCell[filter.CellID] == nil {
+		l.byCell[filter.CellID] = map[*Cursor]struct{}{}
+	}
+	l.byCell[filter.CellID][c] = struct{}{}
+	return c, nil
+}
+
+// Close ends the cursor.
+func (c *Cursor) Close() {
+	c.log.mu.Lock()
+	defer c.log.mu.Unlock()
+	delete(c.log.any, c)
+	if set := c.log.byCell[c.filter.CellID]; set != nil {
+		delete(set, c)
+		if len(set) == 0 {
+			delete(c.log.byCell, c.filter.CellID)
+		}
+	}
+}
+
+// Position is the revision up to which the reader has everything that passes.
+func (c *Cursor) Position() uint64 { return c.position }
+
+// Filter returns the filter of the cursor.
+func (c *Cursor) Filter() *Filter { return &c.filter }
+
+func (c *Cursor) signal() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Next returns the next batch of which an event passes, with what does not pass still in it. It blocks
+// until there is one, ctx ends, or nothing passed for the time idle: then the batch is nil, and
+// Position tells how far the reader is. A call of Log.Wake makes it return as if that time had passed.
+//
+// It returns ErrTruncated if the log does not reach back to the position of the cursor, and the cause
+// of ctx.
+func (c *Cursor) Next(ctx context.Context, idle time.Duration) (*Batch, error) {
+	timer := time.NewTimer(idle)
+	defer timer.Stop()
+	over := false
+	for {
+		batch, caughtUp, err := c.scan(ctx)
+		switch {
+		case batch != nil || err != nil:
+			return batch, err
+		case !caughtUp:
+			continue
+		case over:
+			return nil, nil //nolint:nilnil // idle
+		}
+		select {
+		case <-c.wake:
+			// Woken without a new batch: by Log.Wake.
+			over = c.position == c.log.Newest()
+		case <-timer.C:
+			// A cursor of one cell is not woken by what concerns others: it has to look how far they are.
+			over = true
+		case <-ctx.Done():
+			return nil, fmt.Errorf("watching: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// scan looks at the next batches; it returns the first of which an event passes, or nil.
+func (c *Cursor) scan(ctx context.Context) (batch *Batch, caughtUp bool, err error) {
+	if len(c.pending) == 0 {
+		if caughtUp, err = c.fill(ctx); caughtUp || err != nil {
+			return nil, caughtUp, err
+		}
+	}
+	for len(c.pending) > 0 {
+		next := c.pending[0]
+		c.pending = c.pending[1:]
+		c.position = next.Revision
+		if next.passes(&c.filter) {
+			return next, false, nil
+		}
+	}
+	return nil, false, nil
+}
+
+// fill fetches the batches after the position, from memory if it reaches back so far.
+func (c *Cursor) fill(ctx context.Context) (caughtUp bool, err error) {
+	clear(c.buffer[:])
+	recent, ok := c.log.recent(c.position, chunk, c.buffer[:0])
+	if !ok {
+		recent, err = c.log.cfg.Archive.ReadLog(ctx, c.position, archiveBytes)
+		if err != nil {
+			return false, fmt.Errorf("reading the log after revision %d: %w", c.position, err)
+		}
+	}
+	c.pending = recent
+	return len(recent) == 0, nil
+}
+
+// passes reports whether any event of the batch passes.
+func (b *Batch) passes(filter *Filter) bool {
+	if filter.Unfiltered() {
+		return len(b.Events) > 0
+	}
+	for i := range b.Events {
+		if filter.Passes(&b.Events[i]) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,88 @@
+package watch
+
+import (
+	"sync"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// maxMessage bounds the size of one message, softly: a batch whose events exceed it is sent in several.
+const maxMessage = 1 << 20
+
+// Fields of bbs.v1.WatchResponse and its Changes.
+const (
+	responseChanges = 4
+
+	changesRevision    = 1
+	changesMore        = 2
+	changesCommittedAt = 3
+	changesEvents      = 4
+)
+
+// sharedEncoding is the encoding of a whole batch, made once for all watchers that want all of it.
+type sharedEncoding struct {
+	once     sync.Once
+	messages [][]byte
+}
+
+// Messages returns the encodings, as bbs.v1.WatchResponse, of the events of a batch that pass: one
+// message, or several for a large batch, or none if nothing passes. They must not be modified.
+func (b *Batch) Messages(filter *Filter) [][]byte {
+	if filter.Unfiltered() {
+		b.shared.once.Do(func() { b.shared.messages = b.encode(nil) })
+		return b.shared.messages
+	}
+	return b.encode(filter)
+}
+
+func (b *Batch) encode(filter *Filter) [][]byte {
+	var messages [][]byte
+	var chosen []*Event
+	size := 0
+	flush := func(more bool) {
+		if len(chosen) > 0 {
+			messages = append(messages, b.message(chosen, size, more))
+			chosen, size = chosen[:0], 0
+		}
+	}
+	for i := range b.Events {
+		event := &b.Events[i]
+		if filter != nil && !filter.Passes(event) {
+			continue
+		}
+		if eventSize := event.Size(); size+eventSize > maxMessage {
+			flush(true)
+		}
+		chosen = append(chosen, event)
+		size += protowire.SizeTag(changesEvents) + protowire.SizeBytes(event.Size())
+	}
+	flush(false)
+	return messages
+}
+
+// message encodes some events of a batch; eventsSize is what they take as fields of Changes.
+func (b *Batch) message(events []*Event, eventsSize int, more bool) []byte {
+	at, err := proto.Marshal(timestamppb.New(b.At))
+	if err != nil {
+		at = nil // a Timestamp always encodes
+	}
+	head := protowire.AppendVarint(protowire.AppendTag(nil, changesRevision, protowire.VarintType), b.Revision)
+	if more {
+		head = protowire.AppendVarint(protowire.AppendTag(head, changesMore, protowire.VarintType), 1)
+	}
+	head = protowire.AppendBytes(protowire.AppendTag(head, changesCommittedAt, protowire.BytesType), at)
+
+	size := len(head) + eventsSize
+	out := make([]byte, 0, size+8)
+	out = protowire.AppendTag(out, responseChanges, protowire.BytesType)
+	out = protowire.AppendVarint(out, uint64(size)) //nolint:gosec // a length
+	out = append(out, head...)
+	for _, event := range events {
+		out = protowire.AppendTag(out, changesEvents, protowire.BytesType)
+		out = protowire.AppendVarint(out, uint64(event.Size())) //nolint:gosec // a length
+		out = event.AppendTo(out)
+	}
+	return out
+}
