@@ -1,0 +1,159 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+
+	"diego.internal/cfdot/internal/output"
+	"diego.internal/servicekit/grpcclient"
+	"diego.internal/servicekit/mtls"
+	"diego.internal/servicekit/telemetry"
+)
+
+// flags that every command takes, each with its variable of the environment; a flag wins.
+type flags struct {
+	bbs, locket   string
+	ca, cert, key string
+	timeout       string
+	outputName    string
+	noHeaders     bool
+
+	format output.Format
+	limit  time.Duration
+	source *mtls.Source
+}
+
+func (f *flags) register(root *cobra.Command) {
+	set := root.PersistentFlags()
+	set.StringVar(&f.bbs, "bbsURL", "", "addresses of the BBSes, https://HOST:PORT or HOST:PORT, separated by commas [BBS_URL]")
+	set.StringVar(&f.bbs, "bbs", "", "the same as --bbsURL")
+	set.StringVar(&f.locket, "locketAPILocation", "", "addresses of the lockets, HOST:PORT, separated by commas [LOCKET_API_LOCATION]")
+	set.StringVar(&f.ca, "caCertFile", "", "bundle of the authorities that certify servers [CA_CERT_FILE]")
+	set.StringVar(&f.cert, "clientCertFile", "", "certificate of the operator [CLIENT_CERT_FILE]")
+	set.StringVar(&f.key, "clientKeyFile", "", "its key [CLIENT_KEY_FILE]")
+	set.StringVar(&f.timeout, "timeout", "", "seconds for each request, 0 for no limit; default 10 [CFDOT_TIMEOUT]")
+	set.StringVarP(&f.outputName, "output", "o", "", "json (a document a line), table or wide; default table on a terminal, else json")
+	set.BoolVar(&f.noHeaders, "no-headers", false, "no names above the columns of a table")
+}
+
+// complete fills what no flag gave from the environment and checks what does not depend on the command.
+func (f *flags) complete(_ *cobra.Command, a *app) error {
+	for name, value := range map[string]*string{
+		"BBS_URL": &f.bbs, "LOCKET_API_LOCATION": &f.locket, "CA_CERT_FILE": &f.ca, "CLIENT_CERT_FILE": &f.cert,
+		"CLIENT_KEY_FILE": &f.key, "CFDOT_TIMEOUT": &f.timeout,
+	} {
+		if *value == "" {
+			*value = a.Getenv(name)
+		}
+	}
+	f.limit = 10 * time.Second
+	if f.timeout != "" {
+		seconds, err := strconv.Atoi(f.timeout)
+		if err != nil || seconds < 0 {
+			return usage("timeout must be a whole number of seconds, not %q", f.timeout)
+		}
+		f.limit = time.Duration(seconds) * time.Second
+	}
+	format, err := output.ParseFormat(f.outputName, a.Terminal)
+	if err != nil {
+		return usageError{err}
+	}
+	f.format = format
+	return nil
+}
+
+// certificates loads the operator's certificate. There is no way around verification.
+func (f *flags) certificates() (*mtls.Source, error) {
+	if f.source != nil {
+		return f.source, nil
+	}
+	for name, value := range map[string]string{"caCertFile": f.ca, "clientCertFile": f.cert, "clientKeyFile": f.key} {
+		if value == "" {
+			return nil, usage("%s must be given: the flags caCertFile, clientCertFile and clientKeyFile, or CA_CERT_FILE, CLIENT_CERT_FILE and CLIENT_KEY_FILE", name)
+		}
+	}
+	source, err := mtls.Load(mtls.Config{CA: f.ca, Certificate: f.cert, Key: f.key})
+	if err != nil {
+		return nil, usage("loading the certificates: %w", err)
+	}
+	f.source = source
+	return source, nil
+}
+
+// addresses splits a list and takes https:// off; http:// is refused, there is no plaintext.
+func addresses(name, list string) ([]string, error) {
+	if list == "" {
+		return nil, usage("%s must be given by flag or environment", name)
+	}
+	var out []string
+	for item := range strings.SplitSeq(list, ",") {
+		item = strings.TrimSuffix(strings.TrimSpace(item), "/")
+		if strings.HasPrefix(item, "http://") {
+			return nil, usage("%s: the scheme must be https, in %q", name, item)
+		}
+		item = strings.TrimPrefix(item, "https://")
+		if !strings.Contains(item, ":") {
+			return nil, usage("%s: %q must be HOST:PORT", name, item)
+		}
+		out = append(out, item)
+	}
+	return out, nil
+}
+
+func (f *flags) dialBBS() (*grpc.ClientConn, error) {
+	return f.dial("bbsURL", f.bbs, mtls.Peer{Role: mtls.RoleBBS}, "bbs.v1")
+}
+
+func (f *flags) dialLocket() (*grpc.ClientConn, error) {
+	return f.dial("locketAPILocation", f.locket, mtls.Peer{Role: mtls.RoleLocket}, "locket.v1")
+}
+
+func (f *flags) dialCell(id, address string) (*grpc.ClientConn, error) {
+	return f.dial("rep_url of cell "+id, address, mtls.Peer{Role: mtls.RoleCell, Name: id}, "")
+}
+
+func (f *flags) dial(name, list string, server mtls.Peer, health string) (*grpc.ClientConn, error) {
+	hosts, err := addresses(name, list)
+	if err != nil {
+		return nil, err
+	}
+	source, err := f.certificates()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := grpcclient.Dial(grpcclient.Config{Addresses: hosts}, grpcclient.Options{
+		Source: source, Server: server, HealthService: health, Telemetry: telemetry.Discard(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("dialling %s: %w", strings.Join(hosts, ", "), err)
+	}
+	return conn, nil
+}
+
+// bounded gives a request its time.
+func (f *flags) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if f.limit == 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, f.limit)
+}
+
+// withBBS runs a command with a connection to the BBS and a bounded context.
+func (a *app) withBBS(run func(ctx context.Context, conn *grpc.ClientConn, args []string) error) func(*cobra.Command, []string) error {
+	return func(command *cobra.Command, args []string) error {
+		conn, err := a.flags.dialBBS()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }() // nothing is pending
+		ctx, cancel := a.flags.bounded(command.Context())
+		defer cancel()
+		return run(ctx, conn, args)
+	}
+}

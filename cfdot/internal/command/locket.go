@@ -1,0 +1,106 @@
+package command
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"diego.internal/cfdot/internal/output"
+	"diego.internal/cfdot/internal/spec"
+	locketv1 "diego.internal/proto/locket/v1"
+)
+
+func (a *app) locket() []*cobra.Command {
+	return []*cobra.Command{
+		a.claims("locks", "List the locks that are held", locketv1.ClaimType_CLAIM_TYPE_LOCK),
+		a.claims("presences", "List the presences that are held", locketv1.ClaimType_CLAIM_TYPE_PRESENCE),
+		a.claim("claim-lock", "Take a lock once, for tests; nobody renews it", locketv1.ClaimType_CLAIM_TYPE_LOCK),
+		a.claim("claim-presence", "Register a presence once, for tests; nobody renews it", locketv1.ClaimType_CLAIM_TYPE_PRESENCE),
+		a.releaseLock(),
+	}
+}
+
+func (a *app) withLocket(run func(ctx context.Context, locket locketv1.LocketClient) error) func(*cobra.Command, []string) error {
+	return func(command *cobra.Command, _ []string) error {
+		conn, err := a.flags.dialLocket()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }()
+		ctx, cancel := a.flags.bounded(command.Context())
+		defer cancel()
+		return run(ctx, locketv1.NewLocketClient(conn))
+	}
+}
+
+func (a *app) claims(name, short string, kind locketv1.ClaimType) *cobra.Command {
+	columns := []output.Column[spec.Resource]{
+		{Name: "KEY", Cell: func(r spec.Resource) string { return r.Key }},
+		{Name: "OWNER", Cell: func(r spec.Resource) string { return r.Owner }},
+		{Name: "TTL LEFT", Cell: func(r spec.Resource) string {
+			return strconv.FormatFloat(max(time.Unix(0, r.ExpiresAt).Sub(a.now).Seconds(), 0), 'f', 1, 64) + "s"
+		}},
+		{Name: "HELD FOR", Cell: func(r spec.Resource) string { return output.Age(r.AcquiredAt, a.now) }},
+	}
+	return &cobra.Command{
+		Use: name, Short: short, Args: exactly(),
+		RunE: a.withLocket(func(ctx context.Context, locket locketv1.LocketClient) error {
+			return printAll(printer(a, columns...), func(print func(spec.Resource) error) error {
+				stream, err := locket.FetchAll(ctx, &locketv1.FetchAllRequest{Type: kind})
+				return receive(stream, err, func(chunk *locketv1.FetchAllResponse) error {
+					for _, held := range chunk.GetHeld() {
+						if err := print(spec.ResourceOf(held)); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+			})
+		}),
+	}
+}
+
+func (a *app) claim(name, short string, kind locketv1.ClaimType) *cobra.Command {
+	var key, owner, value string
+	var ttl int
+	command := &cobra.Command{Use: name, Short: short, Args: exactly()}
+	command.Flags().StringVarP(&key, "key", "k", "", "the key")
+	command.Flags().StringVarP(&owner, "owner", "o", "", "who claims it")
+	command.Flags().StringVarP(&value, "value", "v", "", "what is published")
+	command.Flags().IntVarP(&ttl, "ttl", "t", 0, "seconds until it expires")
+	command.RunE = func(c *cobra.Command, args []string) error {
+		if key == "" || owner == "" {
+			return usage("key and owner must be given")
+		}
+		if ttl <= 0 {
+			return usage("ttl must be more than 0 seconds")
+		}
+		return a.withLocket(func(ctx context.Context, locket locketv1.LocketClient) error {
+			_, err := locket.Lock(ctx, &locketv1.LockRequest{
+				Claim: &locketv1.Claim{Key: key, Owner: owner, Value: value, Type: kind}, Ttl: durationpb.New(time.Duration(ttl) * time.Second),
+			})
+			return err
+		})(c, args)
+	}
+	return command
+}
+
+func (a *app) releaseLock() *cobra.Command {
+	var key, owner string
+	command := &cobra.Command{Use: "release-lock", Short: "Give up a lock or a presence for its owner", Args: exactly()}
+	command.Flags().StringVarP(&key, "key", "k", "", "the key")
+	command.Flags().StringVarP(&owner, "owner", "o", "", "who holds it")
+	command.RunE = func(c *cobra.Command, args []string) error {
+		if key == "" || owner == "" {
+			return usage("key and owner must be given")
+		}
+		return a.withLocket(func(ctx context.Context, locket locketv1.LocketClient) error {
+			_, err := locket.Release(ctx, &locketv1.ReleaseRequest{Key: key, Owner: owner})
+			return err
+		})(c, args)
+	}
+	return command
+}

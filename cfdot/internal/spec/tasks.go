@@ -1,0 +1,102 @@
+package spec
+
+import (
+	bbsv1 "diego.internal/proto/bbs/v1"
+	workloadv1 "diego.internal/proto/workload/v1"
+)
+
+// TaskDefinition in the flat form.
+type TaskDefinition struct {
+	Container
+	Action                *Action `json:"action,omitempty"`
+	ResultFile            string  `json:"result_file,omitempty"`
+	CompletionCallbackURL string  `json:"completion_callback_url,omitempty"`
+	Annotation            string  `json:"annotation,omitempty"`
+}
+
+// Task as it is shown. The members of its definition stand beside the others.
+type Task struct {
+	TaskGUID         string `json:"task_guid"`
+	Domain           string `json:"domain"`
+	CreatedAt        int64  `json:"created_at"`
+	UpdatedAt        int64  `json:"updated_at"`
+	FirstCompletedAt int64  `json:"first_completed_at,omitempty"`
+	State            string `json:"state"`
+	CellID           string `json:"cell_id"`
+	InstanceGUID     string `json:"instance_guid,omitempty"`
+	Result           string `json:"result"`
+	Failed           bool   `json:"failed"`
+	FailureReason    string `json:"failure_reason"`
+	RejectionCount   int32  `json:"rejection_count,omitempty"`
+	RejectionReason  string `json:"rejection_reason,omitempty"`
+	*TaskDefinition
+}
+
+// taskRequest is what create-task takes: the definition in a member of its own, or beside the others.
+type taskRequest struct {
+	TaskGUID        string          `json:"task_guid"`
+	Domain          string          `json:"domain"`
+	Definition      *TaskDefinition `json:"task_definition,omitempty"`
+	OtherDefinition *TaskDefinition `json:"definition,omitempty"`
+	TaskDefinition
+}
+
+// ParseTask reads what create-task takes.
+func ParseTask(text []byte) (*bbsv1.DesireTaskRequest, error) {
+	var in taskRequest
+	if err := decode(text, &in); err != nil {
+		return nil, err
+	}
+	definition := &in.TaskDefinition
+	for _, nested := range []*TaskDefinition{in.OtherDefinition, in.Definition} {
+		if nested != nil {
+			definition = nested
+		}
+	}
+	var p problems
+	container, err := definition.message()
+	p.take("", err)
+	out := &bbsv1.DesireTaskRequest{
+		TaskGuid: in.TaskGUID, Domain: in.Domain,
+		TaskDefinition: &workloadv1.TaskDefinition{
+			Container: container, Action: definition.Action.message(&p, "action"), ResultFile: definition.ResultFile,
+			CompletionCallbackUrl: definition.CompletionCallbackURL, Annotation: definition.Annotation,
+			MetricTags: metricTags(&p, definition.MetricTags, definition.MetricsGUID),
+		},
+	}
+	return out, p.err()
+}
+
+// TaskOf shows a task.
+func TaskOf(t *workloadv1.Task) Task {
+	out := Task{
+		TaskGUID: t.GetTaskGuid(), Domain: t.GetDomain(), CreatedAt: nanoseconds(t.GetCreatedAt()), UpdatedAt: nanoseconds(t.GetUpdatedAt()),
+		FirstCompletedAt: nanoseconds(t.GetFirstCompletedAt()), State: TaskState(t.GetState()), CellID: t.GetCellId(), InstanceGUID: t.GetInstanceGuid(),
+		Result: t.GetResult(), Failed: t.GetFailed(), FailureReason: t.GetFailureReason(), RejectionCount: t.GetRejectionCount(), RejectionReason: t.GetRejectionReason(),
+	}
+	if d := t.GetDefinition(); d != nil {
+		out.TaskDefinition = &TaskDefinition{
+			Container: containerOf(d.GetContainer(), d.GetMetricTags()), Action: actionOf(d.GetAction()), ResultFile: d.GetResultFile(),
+			CompletionCallbackURL: d.GetCompletionCallbackUrl(), Annotation: d.GetAnnotation(),
+		}
+	}
+	return out
+}
+
+// TaskState is the state as operators know it: Pending, Running, Completed, Resolving.
+func TaskState(s workloadv1.TaskState) string {
+	switch s {
+	case workloadv1.TaskState_TASK_STATE_PENDING:
+		return "Pending"
+	case workloadv1.TaskState_TASK_STATE_RUNNING:
+		return "Running"
+	case workloadv1.TaskState_TASK_STATE_COMPLETED:
+		return "Completed"
+	case workloadv1.TaskState_TASK_STATE_RESOLVING:
+		return "Resolving"
+	case workloadv1.TaskState_TASK_STATE_UNSPECIFIED:
+		return "Invalid"
+	default:
+		return "Invalid"
+	}
+}
