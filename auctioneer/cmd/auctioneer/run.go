@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"diego.internal/auctioneer/internal/api"
 	"diego.internal/auctioneer/internal/auction"
@@ -40,7 +39,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	tel, err := telemetry.New("auctioneer", cfg.Config)
+	tel, err := telemetry.New("auctioneer", cfg.Config) //nolint:contextcheck // opens a listener, which outlives ctx
 	if err != nil {
 		return err
 	}
@@ -58,7 +57,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer func() { _ = bbs.Close() }()
-	server, err := grpcserver.New(grpcserver.Options{Source: source, Allow: allow, Telemetry: tel, Listen: cfg.GRPC.Listen})
+	server, err := grpcserver.New(grpcserver.Options{Source: source, Allow: allow, Telemetry: tel, Listen: cfg.GRPC.Listen}) //nolint:contextcheck // opens a listener, which outlives ctx
 	if err != nil {
 		return err
 	}
@@ -85,22 +84,17 @@ func run(ctx context.Context, args []string) error {
 			Key: "auctioneer", Owner: cfg.Lock.Owner, TTL: cfg.Lock.TTL, Value: []byte(server.Addr()),
 			Backend: lockclient.NewLocket(locket), Log: tel.Log,
 		})
-		if err != nil {
-			return stopped(ctx, err)
+		switch {
+		case ctx.Err() != nil && err != nil:
+			return nil //nolint:nilerr // asked to stop while waiting
+		case err != nil:
+			return err
 		}
 		master.lock.Store(lock)
 		return l.run(ctx, lock)
 	})
-	tel.Started()
+	tel.Started() //nolint:contextcheck // one log line
 	return g.Wait()
-}
-
-// stopped returns nil for an error that is only the end of ctx.
-func stopped(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
 }
 
 // leader is the part of the process that runs while it holds the lock.

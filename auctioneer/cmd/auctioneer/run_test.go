@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 
-	"diego.internal/auctioneer/internal/simulation"
+	"diego.internal/auctioneer/internal/simulationtest"
 	"diego.internal/locket/lockclient"
 	auctioneerv1 "diego.internal/proto/auctioneer/v1"
 	bbsv1 "diego.internal/proto/bbs/v1"
@@ -39,7 +39,7 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func writeConfig(t *testing.T, world *simulation.World, address, owner string) string {
+func writeConfig(t *testing.T, world *simulationtest.World, address, owner string) string {
 	t.Helper()
 	tls := world.Authority.Issue(mtls.Identity{Role: mtls.RoleAuctioneer})
 	file := filepath.Join(t.TempDir(), "auctioneer.yml")
@@ -56,7 +56,7 @@ lock: {owner: %s, ttl: 3s}
 	return file
 }
 
-func start(t *testing.T, world *simulation.World, owner string) *process {
+func start(t *testing.T, world *simulationtest.World, owner string) *process {
 	t.Helper()
 	p := &process{address: freeAddress(t), ended: make(chan error, 1)}
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -71,7 +71,7 @@ func start(t *testing.T, world *simulation.World, owner string) *process {
 	return p
 }
 
-func holds(world *simulation.World, owner string) func() bool {
+func holds(world *simulationtest.World, owner string) func() bool {
 	return func() bool { return strings.HasPrefix(world.Locket.Owner("auctioneer"), owner) }
 }
 
@@ -83,7 +83,7 @@ func request(guid string) *auctioneerv1.RequestLRPAuctionsRequest {
 	}}}
 }
 
-func placed(all []*simulation.Cell) int {
+func placed(all []*simulationtest.Cell) int {
 	sum := 0
 	for _, c := range all {
 		n, _ := c.Holds()
@@ -96,7 +96,7 @@ const patience = 20 * time.Second
 
 func TestRunPlacesAndHandsOver(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(2)
 	first := start(t, world, "first")
 	require.Eventually(t, holds(world, "first"), patience, 5*time.Millisecond)
@@ -111,7 +111,7 @@ func TestRunPlacesAndHandsOver(t *testing.T) {
 
 	// A clean stop releases the lock, so the other takes over at once, and asks the
 	// BBS what waits.
-	world.BBS.Locked(func(b *simulation.BBS) {
+	world.BBS.Locked(func(b *simulationtest.BBS) {
 		s := request("waiting").GetStarts()[0]
 		b.Unplaced = &bbsv1.ListUnplacedResponse{Lrps: []*bbsv1.ListUnplacedResponse_UnplacedLRP{{
 			ProcessGuid: "waiting", Domain: "d", Indices: []int32{0}, Resources: s.GetResources(), Placement: s.GetPlacement(),
@@ -128,7 +128,7 @@ func TestRunPlacesAndHandsOver(t *testing.T) {
 
 func TestRunExplains(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	world.AddCells(3)
 	p := start(t, world, "first")
 	require.Eventually(t, holds(world, "first"), patience, 5*time.Millisecond)
@@ -186,7 +186,7 @@ func TestRunExplains(t *testing.T) {
 
 func TestRunEndsWhenTheLockIsLost(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	p := start(t, world, "first")
 	require.Eventually(t, holds(world, "first"), patience, 5*time.Millisecond)
 	world.Locket.Steal("auctioneer", "thief")
@@ -200,11 +200,11 @@ func TestRunEndsWhenTheLockIsLost(t *testing.T) {
 
 func TestConfig(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	file := writeConfig(t, world, "127.0.0.1:0", "me")
 	load := func(t *testing.T, more string) (Config, error) {
 		t.Helper()
-		text, err := os.ReadFile(file) //nolint:gosec // of this test
+		text, err := os.ReadFile(file)
 		require.NoError(t, err)
 		changed := filepath.Join(t.TempDir(), "auctioneer.yml")
 		require.NoError(t, os.WriteFile(changed, append(text, more...), 0o600))

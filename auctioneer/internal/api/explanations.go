@@ -80,7 +80,7 @@ func (s *Explanations) PlanPlacement(ctx context.Context, req *auctioneerv1.Plan
 	}
 	indices := make([]int32, req.GetInstances())
 	for i := range indices {
-		indices[i] = int32(i) //nolint:gosec // at most 10,000
+		indices[i] = int32(i)
 	}
 	works, err := work.Instances(&auctioneerv1.LRPStart{
 		ProcessGuid: req.GetProcessGuid(), Domain: "plan", Indices: indices,

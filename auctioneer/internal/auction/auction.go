@@ -124,12 +124,11 @@ func (a *Auction) decide(item *Item) (string, *Refusal) {
 	if a.open == 0 || !cl.constraint.compatible || a.atInFlightLimit() {
 		return "", a.refuse(item, cl)
 	}
-	winner := none
+	best := a.bestForLRP
 	if item.Kind == Task {
-		winner = a.bestForTask(item, cl)
-	} else {
-		winner = a.bestForLRP(item, cl)
+		best = a.bestForTask
 	}
+	winner := best(item, cl)
 	if winner == none {
 		return "", a.refuse(item, cl)
 	}

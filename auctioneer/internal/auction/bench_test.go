@@ -23,7 +23,7 @@ func fleet(n int) []Cell {
 // starts is n instances: half of them of processes with one instance, half of large
 // ones with 250 each, in three sizes.
 func starts(n int) []Item {
-	rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // repeatable
+	rng := rand.New(rand.NewPCG(1, 2))
 	requests := []*Request{}
 	for _, mb := range []int64{32, 64, 128} {
 		requests = append(requests, &Request{MemoryMB: mb, DiskMB: 64, Proxy: true, RootFS: "preloaded:stack"})

@@ -2,6 +2,7 @@ package auction
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"net/url"
 	"slices"
@@ -24,9 +25,7 @@ func newNaive(cells []Cell, opts Options) *naive {
 	for i := range n.cells {
 		c := &n.cells[i]
 		counts := map[string]int{}
-		for g, k := range c.Instances {
-			counts[g] = k
-		}
+		maps.Copy(counts, c.Instances)
 		n.perCell = append(n.perCell, counts)
 		for _, pair := range [][2]*int64{
 			{&c.Total.MemoryMB, &c.Available.MemoryMB},

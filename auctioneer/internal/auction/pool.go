@@ -76,7 +76,7 @@ func (a *Auction) buildPools() {
 			known[c.Profile] = n
 		}
 		k := key{zone: c.zone, profile: n}
-		members[k] = append(members[k], int32(rank)) //nolint:gosec // a rank is below the number of cells
+		members[k] = append(members[k], int32(rank))
 	}
 	size := 0
 	for k, ranks := range members {

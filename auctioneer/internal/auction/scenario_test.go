@@ -108,7 +108,7 @@ func TestColdStart(t *testing.T) {
 func TestMixedSizes(t *testing.T) {
 	t.Parallel()
 	for cells, n := range map[int]int{25: 2050, 100: 8200} {
-		rng := rand.New(rand.NewPCG(7, uint64(n))) //nolint:gosec // repeatable
+		rng := rand.New(rand.NewPCG(7, uint64(n)))
 		var items []Item
 		for i := range n / 2 {
 			items = append(items, Item{Kind: LRP, GUID: fmt.Sprintf("single-%d", i), Request: request(1 << rng.IntN(3))})

@@ -58,7 +58,7 @@ func (v *Verdict) Counts() map[string]int {
 	out := map[string]int{}
 	for r, n := range v.counts {
 		if n > 0 {
-			out[Reason(r).String()] = n //nolint:gosec // below reasonCount
+			out[Reason(r).String()] = n
 		}
 	}
 	return out

@@ -16,7 +16,7 @@ import (
 
 	"diego.internal/auctioneer/internal/auction"
 	"diego.internal/auctioneer/internal/cells"
-	"diego.internal/auctioneer/internal/simulation"
+	"diego.internal/auctioneer/internal/simulationtest"
 	"diego.internal/auctioneer/internal/work"
 	auctioneerv1 "diego.internal/proto/auctioneer/v1"
 	bbsv1 "diego.internal/proto/bbs/v1"
@@ -28,14 +28,14 @@ import (
 // rig is a loop with real cells' connections in a simulated world.
 type rig struct {
 	t      *testing.T
-	world  *simulation.World
+	world  *simulationtest.World
 	queue  *Queue
 	loop   *Loop
 	active atomic.Bool
 }
 
 // startRig runs a loop until the end of the test.
-func startRig(t *testing.T, world *simulation.World, options auction.Options) *rig {
+func startRig(t *testing.T, world *simulationtest.World, options auction.Options) *rig {
 	t.Helper()
 	r := &rig{t: t, world: world, queue: NewQueue(100_000)}
 	r.active.Store(true)
@@ -90,10 +90,10 @@ func (r *rig) addLRP(start *auctioneerv1.LRPStart) {
 	require.NoError(r.t, r.queue.Add(works))
 }
 
-func (r *rig) addTask(guid string, memory int32) {
+func (r *rig) addTask(memory int32) {
 	r.t.Helper()
 	w, err := work.Task(&auctioneerv1.TaskStart{
-		TaskGuid: guid, Domain: "test", Resources: &workloadv1.Resources{MemoryMb: memory, DiskMb: 1},
+		TaskGuid: "task", Domain: "test", Resources: &workloadv1.Resources{MemoryMb: memory, DiskMb: 1},
 		Placement: &workloadv1.PlacementConstraint{RootFs: "preloaded:stack"},
 	}, time.Now())
 	require.NoError(r.t, err)
@@ -103,12 +103,12 @@ func (r *rig) addTask(guid string, memory int32) {
 func indices(n int32) []int32 {
 	out := make([]int32, n)
 	for i := range out {
-		out[i] = int32(i) //nolint:gosec // below n
+		out[i] = int32(i)
 	}
 	return out
 }
 
-func lrpsOn(all []*simulation.Cell) map[string]int {
+func lrpsOn(all []*simulationtest.Cell) map[string]int {
 	out := map[string]int{}
 	for _, c := range all {
 		if n, _ := c.Holds(); n > 0 {
@@ -135,11 +135,11 @@ var weight = auction.Options{StartingWeight: 0.25}
 
 func TestLoopPlacesInstancesAndTasks(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(4)
 	r := startRig(t, world, weight)
 	r.addLRP(lrp("app", 1, indices(40)...))
-	r.addTask("task", 5)
+	r.addTask(5)
 	r.eventually("all is placed", func() bool { return total(lrpsOn(all)) == 40 && r.idle() })
 	want := map[string]int{"cell-000": 10, "cell-001": 10, "cell-002": 10, "cell-003": 10}
 	if diff := cmp.Diff(want, lrpsOn(all)); diff != "" {
@@ -157,7 +157,7 @@ func TestLoopPlacesInstancesAndTasks(t *testing.T) {
 
 func TestLoopPlacesDuplicatesOnce(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(3)
 	release := make(chan struct{})
 	for _, c := range all {
@@ -174,20 +174,20 @@ func TestLoopPlacesDuplicatesOnce(t *testing.T) {
 
 func TestLoopReportsRefusals(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	world.AddCells(2)
 	r := startRig(t, world, weight)
 	r.addLRP(lrp("big", 101, 0))
 	other := lrp("odd", 1, 0)
 	other.Placement = &workloadv1.PlacementConstraint{RootFs: "preloaded:other"}
 	r.addLRP(other)
-	r.addTask("task", 200)
+	r.addTask(200)
 	r.eventually("the refusals are told", func() bool {
 		return world.BBS.Failure("big", 0) != "" && world.BBS.Failure("odd", 0) != "" && world.BBS.Reports() >= 2
 	})
 	require.Equal(t, "insufficient resources: memory", world.BBS.Failure("big", 0))
 	require.Equal(t, "found no compatible cell for required rootfs", world.BBS.Failure("odd", 0))
-	world.BBS.Locked(func(b *simulation.BBS) {
+	world.BBS.Locked(func(b *simulationtest.BBS) {
 		require.Equal(t, []string{"insufficient resources: memory"}, b.Rejections["task"])
 	})
 	require.True(t, r.idle())
@@ -195,7 +195,7 @@ func TestLoopReportsRefusals(t *testing.T) {
 
 func TestLoopWithoutCells(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(1)
 	var states atomic.Int32
 	all[0].OnState(func(context.Context) error {
@@ -209,10 +209,10 @@ func TestLoopWithoutCells(t *testing.T) {
 	require.Greater(t, states.Load(), int32(1), "it looks again before it gives up")
 
 	// The instance is kept, so that it need not be asked for again; a task is not.
-	r.addTask("task", 1)
+	r.addTask(1)
 	r.eventually("the task is rejected", func() bool {
 		var n int
-		world.BBS.Locked(func(b *simulation.BBS) { n = len(b.Rejections["task"]) })
+		world.BBS.Locked(func(b *simulationtest.BBS) { n = len(b.Rejections["task"]) })
 		return n == 1
 	})
 	all[0].OnState(nil)
@@ -222,7 +222,7 @@ func TestLoopWithoutCells(t *testing.T) {
 
 func TestLoopPlacesRefusedWorkElsewhereAtOnce(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(2)
 	r := startRig(t, world, weight)
 	r.addLRP(lrp("first", 1, 0))
@@ -240,7 +240,7 @@ func TestLoopPlacesRefusedWorkElsewhereAtOnce(t *testing.T) {
 
 func TestLoopTellsWhatTheCellSaid(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(1)
 	r := startRig(t, world, weight)
 	r.addLRP(lrp("first", 1, 0))
@@ -259,7 +259,7 @@ func TestLoopTellsWhatTheCellSaid(t *testing.T) {
 
 func TestLoopNoticesRoomThatCameFree(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(1)
 	r := startRig(t, world, weight)
 	r.addLRP(lrp("first", 100, 0))
@@ -298,7 +298,7 @@ func TestLoopPerformThatFailed(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			world := simulation.New(t)
+			world := simulationtest.New(t)
 			all := world.AddCells(2)
 			// The second cell is the worse one, so that the first is tried first.
 			all[1].Change(func(s *repv1.StateResponse) { s.StartingContainerCount = 4 })
@@ -322,7 +322,7 @@ func TestLoopPerformThatFailed(t *testing.T) {
 
 func TestLoopSlowCellDelaysNobody(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(3)
 	hang := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 	r := startRig(t, world, weight)
@@ -359,18 +359,18 @@ func TestLoopHoldsWorkAtTheStartLimit(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			world := simulation.New(t)
+			world := simulationtest.New(t)
 			all := world.AddCells(2)
 			for _, c := range all {
 				c.Change(func(s *repv1.StateResponse) { s.StartingContainerLimit = tt.perCell })
 			}
 			r := startRig(t, world, tt.options)
 			r.addLRP(lrp("app", 1, indices(6)...))
-			r.addTask("task", 1)
+			r.addTask(1)
 			r.eventually("three are held back", func() bool { _, held, taken := r.queue.Lengths(); return held == 3 && taken == 0 })
 			r.eventually("the wait is told", func() bool { return world.BBS.Reports() > 0 })
 			require.Equal(t, "waiting to start instance: reached in-flight start limit", world.BBS.Failure("app", 5))
-			world.BBS.Locked(func(b *simulation.BBS) { require.Empty(t, b.Rejections, "a waiting task is not rejected") })
+			world.BBS.Locked(func(b *simulationtest.BBS) { require.Empty(t, b.Rejections, "a waiting task is not rejected") })
 			for _, c := range all {
 				c.RunAll()
 			}
@@ -382,7 +382,7 @@ func TestLoopHoldsWorkAtTheStartLimit(t *testing.T) {
 
 func TestLoopWithoutTheLockPlacesNothing(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(1)
 	r := startRig(t, world, weight)
 	r.active.Store(false)
@@ -396,32 +396,32 @@ func TestLoopWithoutTheLockPlacesNothing(t *testing.T) {
 
 func TestLoopOutlivesTheBBS(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(2)
-	world.BBS.Locked(func(b *simulation.BBS) { b.Fail = status.Error(codes.Internal, "broken") })
+	world.BBS.Locked(func(b *simulationtest.BBS) { b.Fail = status.Error(codes.Internal, "broken") })
 	r := startRig(t, world, weight)
 	r.addLRP(lrp("app", 1, 0))
 	r.addLRP(lrp("big", 500, 0))
 	r.eventually("the work is kept", func() bool { waiting, _, _ := r.queue.Lengths(); return waiting == 2 })
-	world.BBS.Locked(func(b *simulation.BBS) { b.Fail = nil })
+	world.BBS.Locked(func(b *simulationtest.BBS) { b.Fail = nil })
 	r.eventually("it is placed", r.idle)
 	require.Equal(t, 1, total(lrpsOn(all)))
 
 	// Known cells serve on without the list; reports are kept.
-	world.BBS.Locked(func(b *simulation.BBS) { b.Fail = status.Error(codes.Internal, "broken again") })
+	world.BBS.Locked(func(b *simulationtest.BBS) { b.Fail = status.Error(codes.Internal, "broken again") })
 	r.addLRP(lrp("app", 1, 1))
 	r.addLRP(lrp("late", 500, 0))
 	r.eventually("it is placed on known cells", r.idle)
 	require.Equal(t, 2, total(lrpsOn(all)))
-	world.BBS.Locked(func(b *simulation.BBS) { b.Fail = nil })
+	world.BBS.Locked(func(b *simulationtest.BBS) { b.Fail = nil })
 	r.eventually("the report arrives", func() bool { return world.BBS.Failure("late", 0) != "" })
 }
 
 func TestRecover(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(2)
-	world.BBS.Locked(func(b *simulation.BBS) {
+	world.BBS.Locked(func(b *simulationtest.BBS) {
 		start := lrp("app", 1, 0, 1, 2)
 		b.Unplaced = &bbsv1.ListUnplacedResponse{
 			Lrps: []*bbsv1.ListUnplacedResponse_UnplacedLRP{
@@ -437,7 +437,7 @@ func TestRecover(t *testing.T) {
 	go func() {
 		recovered <- Recover(t.Context(), bbsv1.NewPlacementClient(world.DialBBS()), r.queue, telemetry.Discard().Log)
 	}()
-	world.BBS.Locked(func(b *simulation.BBS) { b.Fail = nil })
+	world.BBS.Locked(func(b *simulationtest.BBS) { b.Fail = nil })
 	require.NoError(t, <-recovered)
 	r.eventually("all is placed", r.idle)
 	require.Equal(t, 3, total(lrpsOn(all)))

@@ -29,8 +29,9 @@ func lengths(q *Queue) [3]int {
 
 func TestQueue(t *testing.T) {
 	t.Parallel()
-	tests := map[string]func(t *testing.T, q *Queue){
+	tests := map[string]func(*testing.T, *Queue){
 		"the latest request counts, with the time of the first": func(t *testing.T, q *Queue) {
+			t.Helper()
 			add(t, q, instance(t, 1, 10))
 			add(t, q, instance(t, 2, 20))
 			got := q.Take(false)
@@ -39,12 +40,14 @@ func TestQueue(t *testing.T) {
 			require.Equal(t, int64(10), got[0].Queued.Unix())
 		},
 		"work beyond the limit is refused whole": func(t *testing.T, q *Queue) {
+			t.Helper()
 			works, err := work.Instances(lrp("app", 1, 0, 1, 2, 3, 4), time.Now())
 			require.NoError(t, err)
 			require.ErrorIs(t, q.Add(works), ErrQueueFull)
 			require.Equal(t, [3]int{}, lengths(q))
 		},
 		"the same request made again is answered by the placement": func(t *testing.T, q *Queue) {
+			t.Helper()
 			w := add(t, q, instance(t, 1, 10))
 			q.Take(false)
 			add(t, q, instance(t, 1, 20))
@@ -53,6 +56,7 @@ func TestQueue(t *testing.T) {
 			require.Equal(t, [3]int{}, lengths(q))
 		},
 		"another request is not": func(t *testing.T, q *Queue) {
+			t.Helper()
 			w := add(t, q, instance(t, 1, 10))
 			q.Take(false)
 			add(t, q, instance(t, 2, 20))
@@ -60,6 +64,7 @@ func TestQueue(t *testing.T) {
 			require.Len(t, q.Take(false), 1)
 		},
 		"work that comes back gives way to a newer request": func(t *testing.T, q *Queue) {
+			t.Helper()
 			w := add(t, q, instance(t, 1, 10))
 			q.Take(false)
 			newer := add(t, q, instance(t, 2, 20))
@@ -67,6 +72,7 @@ func TestQueue(t *testing.T) {
 			require.Equal(t, []*work.Work{newer}, q.Take(false))
 		},
 		"held work is taken only when asked for": func(t *testing.T, q *Queue) {
+			t.Helper()
 			w := add(t, q, instance(t, 1, 10))
 			q.Take(false)
 			q.Hold(w)
@@ -74,6 +80,7 @@ func TestQueue(t *testing.T) {
 			require.Equal(t, []*work.Work{w}, q.Take(true))
 		},
 		"a new request takes the place of held work": func(t *testing.T, q *Queue) {
+			t.Helper()
 			w := add(t, q, instance(t, 1, 10))
 			q.Take(false)
 			w.Held = true

@@ -28,7 +28,7 @@ func Recover(ctx context.Context, bbs Unplaced, queue *Queue, log *slog.Logger) 
 	for {
 		found, err := recoverOnce(ctx, bbs, queue, log)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // asked to stop
 		}
 		if err == nil {
 			log.InfoContext(ctx, "waiting-work-recovered", "items", found)

@@ -124,7 +124,7 @@ func (f *Fleet) Snapshot(ctx context.Context, since time.Time) (Snapshot, error)
 	if err := f.list(ctx, since); err != nil {
 		return Snapshot{}, err
 	}
-	f.wait(ctx, f.refresh(since))
+	f.wait(ctx, f.refresh(since)) //nolint:contextcheck // the calls outlive the snapshot
 	if err := context.Cause(ctx); err != nil && ctx.Err() != nil {
 		return Snapshot{}, fmt.Errorf("fetching states of cells: %w", err)
 	}

@@ -14,7 +14,7 @@ import (
 
 	"diego.internal/auctioneer/internal/auction"
 	"diego.internal/auctioneer/internal/cells"
-	"diego.internal/auctioneer/internal/simulation"
+	"diego.internal/auctioneer/internal/simulationtest"
 	"diego.internal/auctioneer/internal/work"
 	auctioneerv1 "diego.internal/proto/auctioneer/v1"
 	bbsv1 "diego.internal/proto/bbs/v1"
@@ -25,7 +25,7 @@ import (
 
 const soft = 200 * time.Millisecond
 
-func newFleet(t *testing.T, world *simulation.World) *cells.Fleet {
+func newFleet(t *testing.T, world *simulationtest.World) *cells.Fleet {
 	t.Helper()
 	f := cells.New(cells.Config{
 		Lister: bbsv1.NewCellsClient(world.DialBBS()), Connect: world.Connect,
@@ -64,14 +64,14 @@ func warm(t *testing.T, f *cells.Fleet, n int) map[string]auction.Cell {
 	return got
 }
 
-func works(t *testing.T, guid string, memory int32, n int32) []*work.Work {
+func works(t *testing.T, memory int32, n int32) []*work.Work {
 	t.Helper()
 	var list []int32
 	for i := range n {
 		list = append(list, i)
 	}
 	out, err := work.Instances(&auctioneerv1.LRPStart{
-		ProcessGuid: guid, Domain: "test", Indices: list,
+		ProcessGuid: "app", Domain: "test", Indices: list,
 		Resources: &workloadv1.Resources{MemoryMb: memory, DiskMb: 1},
 		Placement: &workloadv1.PlacementConstraint{RootFs: "preloaded:stack"},
 	}, time.Now())
@@ -88,10 +88,11 @@ func task(t *testing.T, guid string) *work.Work {
 	return w
 }
 
-func perform(t *testing.T, f *cells.Fleet, cell string, w []*work.Work) cells.Outcome {
+// perform hands work to cell-000 and waits for the outcome.
+func perform(t *testing.T, f *cells.Fleet, w []*work.Work) cells.Outcome {
 	t.Helper()
 	done := make(chan cells.Outcome, 1)
-	f.Perform(cell, w, func(o cells.Outcome) { done <- o })
+	f.Perform("cell-000", w, func(o cells.Outcome) { done <- o })
 	select {
 	case o := <-done:
 		return o
@@ -103,7 +104,7 @@ func perform(t *testing.T, f *cells.Fleet, cell string, w []*work.Work) cells.Ou
 
 func TestSnapshotConvertsStates(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(1)
 	all[0].Change(func(s *repv1.StateResponse) {
 		s.ProxyMemoryAllocationMb, s.StartingContainerCount, s.StartingContainerLimit = 32, 2, 5
@@ -114,8 +115,10 @@ func TestSnapshotConvertsStates(t *testing.T) {
 			return &workloadv1.ActualLRPKey{ProcessGuid: "app", Index: i}
 		}
 		s.Lrps = []*repv1.LRP{
-			{Key: key(0), State: state}, {Key: key(1), State: repv1.ContainerState_CONTAINER_STATE_RESERVED},
-			{Key: key(2), State: repv1.ContainerState_CONTAINER_STATE_CRASHED}, {Key: key(3), State: repv1.ContainerState_CONTAINER_STATE_SHUTDOWN},
+			{Key: key(0), State: state},
+			{Key: key(1), State: repv1.ContainerState_CONTAINER_STATE_RESERVED},
+			{Key: key(2), State: repv1.ContainerState_CONTAINER_STATE_CRASHED},
+			{Key: key(3), State: repv1.ContainerState_CONTAINER_STATE_SHUTDOWN},
 		}
 		s.Tasks = []*repv1.Task{{TaskGuid: "t", State: state}, {TaskGuid: "u", State: repv1.ContainerState_CONTAINER_STATE_SHUTDOWN}}
 		s.TotalResources.MemoryMb = 200
@@ -152,7 +155,7 @@ func TestSnapshotConditions(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			world := simulation.New(t)
+			world := simulationtest.New(t)
 			all := world.AddCells(1)
 			f := newFleet(t, world)
 			warm(t, f, 1)
@@ -165,7 +168,7 @@ func TestSnapshotConditions(t *testing.T) {
 
 func TestSnapshotUsesWarmStates(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(1)
 	f := newFleet(t, world)
 	warm(t, f, 1)
@@ -180,25 +183,25 @@ func TestSnapshotUsesWarmStates(t *testing.T) {
 
 func TestSnapshotForgetsCellsThatAreGone(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	world.AddCells(2)
 	f := newFleet(t, world)
 	warm(t, f, 2)
 	world.RemoveCell("cell-000")
 	got := snapshot(t, f, time.Now())
 	require.Len(t, got, 1)
-	o := perform(t, f, "cell-000", works(t, "app", 1, 2))
+	o := perform(t, f, works(t, 1, 2))
 	require.Len(t, o.Refused, 2, "work for a cell that is gone goes elsewhere")
 }
 
 func TestPerformCorrectsTheState(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(1)
 	all[0].Change(func(s *repv1.StateResponse) { s.ProxyMemoryAllocationMb, s.StartingContainerLimit = 5, 10 })
 	f := newFleet(t, world)
 	warm(t, f, 1)
-	o := perform(t, f, "cell-000", append(works(t, "app", 22, 4), task(t, "task")))
+	o := perform(t, f, append(works(t, 22, 4), task(t, "task")))
 	require.NoError(t, o.Err)
 	require.Len(t, o.Accepted, 4, "three instances of 27 MB and the task")
 	require.Len(t, o.Refused, 1)
@@ -215,12 +218,12 @@ func TestPerformCorrectsTheState(t *testing.T) {
 
 func TestUnchangedStateUndoesWhatNeverHappened(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(1)
 	f := newFleet(t, world)
 	warm(t, f, 1)
 	all[0].OnPerform(func(context.Context, func()) error { return status.Error(codes.Internal, "broken") })
-	o := perform(t, f, "cell-000", works(t, "app", 20, 4))
+	o := perform(t, f, works(t, 20, 4))
 	require.Error(t, o.Err)
 	require.Len(t, o.Refused, 4)
 	got := snapshot(t, f, time.Now())["cell-000"]
@@ -243,7 +246,7 @@ func TestPerformThatFailed(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			world := simulation.New(t)
+			world := simulationtest.New(t)
 			all := world.AddCells(1)
 			f := newFleet(t, world)
 			warm(t, f, 1)
@@ -256,7 +259,7 @@ func TestPerformThatFailed(t *testing.T) {
 			if tt.stateFails {
 				all[0].OnState(func(context.Context) error { return broken })
 			}
-			o := perform(t, f, "cell-000", append(works(t, "app", 1, 2), task(t, "task")))
+			o := perform(t, f, append(works(t, 1, 2), task(t, "task")))
 			require.Error(t, o.Err)
 			require.Equal(t, []int{tt.accepted, tt.refused, tt.unknown}, []int{len(o.Accepted), len(o.Refused), len(o.Unknown)})
 		})
@@ -265,7 +268,7 @@ func TestPerformThatFailed(t *testing.T) {
 
 func TestCellUnderPerformGetsNothingElse(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(2)
 	f := newFleet(t, world)
 	warm(t, f, 2)
@@ -277,7 +280,7 @@ func TestCellUnderPerformGetsNothingElse(t *testing.T) {
 		return nil
 	})
 	done := make(chan cells.Outcome, 1)
-	f.Perform("cell-000", works(t, "app", 1, 1), func(o cells.Outcome) { done <- o })
+	f.Perform("cell-000", works(t, 1, 1), func(o cells.Outcome) { done <- o })
 	<-entered
 	require.Equal(t, auction.Busy, snapshot(t, f, time.Now().Add(-time.Minute))["cell-000"].Condition)
 	close(release)
@@ -287,7 +290,7 @@ func TestCellUnderPerformGetsNothingElse(t *testing.T) {
 
 func TestSlowCellIsWaitedForOnce(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(3)
 	f := newFleet(t, world)
 	warm(t, f, 3)
@@ -316,7 +319,7 @@ func TestSlowCellIsWaitedForOnce(t *testing.T) {
 
 func TestBreakerOpensAndCloses(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(1)
 	f := newFleet(t, world)
 	warm(t, f, 1)
@@ -336,7 +339,7 @@ func TestBreakerOpensAndCloses(t *testing.T) {
 
 func TestDeadCellFailsAtOnce(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(2)
 	all[0].Address = "127.0.0.1:1" // nobody listens there
 	f := newFleet(t, world)
@@ -345,14 +348,14 @@ func TestDeadCellFailsAtOnce(t *testing.T) {
 		return got["cell-001"].Condition == auction.Open && len(f.Summary().Failing) == 1
 	}, 10*time.Second, 5*time.Millisecond)
 	begun := time.Now()
-	o := perform(t, f, "cell-000", works(t, "app", 1, 1))
+	o := perform(t, f, works(t, 1, 1))
 	require.Len(t, o.Unknown, 1)
 	require.Less(t, time.Since(begun), time.Second, "the end of its deadline is not waited for")
 }
 
 func TestImpostorIsNotTrusted(t *testing.T) {
 	t.Parallel()
-	world := simulation.New(t)
+	world := simulationtest.New(t)
 	all := world.AddCells(2)
 	all[0].Address = all[1].Address // its certificate names cell-001
 	f := newFleet(t, world)
@@ -360,7 +363,7 @@ func TestImpostorIsNotTrusted(t *testing.T) {
 		snapshot(t, f, time.Now().Add(-time.Minute))
 		return fmt.Sprint(f.Summary().Failing) == "[cell-000]" && f.Summary().Open == 1
 	}, 10*time.Second, 5*time.Millisecond)
-	o := perform(t, f, "cell-000", works(t, "app", 1, 1))
+	o := perform(t, f, works(t, 1, 1))
 	require.Empty(t, o.Accepted)
 	_, performs := all[1].Calls()
 	require.Zero(t, performs)

@@ -1,4 +1,4 @@
-package simulation
+package simulationtest
 
 import (
 	"context"
@@ -33,7 +33,7 @@ func newCell(id, zone string, index int) *Cell {
 	return &Cell{
 		ID: id, Zone: zone, lrps: map[string]*repv1.LRP{}, tasks: map[string]*repv1.Task{},
 		state: &repv1.StateResponse{
-			CellId: id, Zone: zone, CellIndex: int32(index), Healthy: true, Version: 1, //nolint:gosec // small
+			CellId: id, Zone: zone, CellIndex: int32(index), Healthy: true, Version: 1,
 			RootfsProviders:    []*workloadv1.RootFSProvider{{Scheme: "preloaded", FixedSet: true, Names: []string{"stack"}}},
 			TotalResources:     &workloadv1.CellCapacity{MemoryMb: 100, DiskMb: 100, Containers: 100},
 			AvailableResources: &workloadv1.CellCapacity{MemoryMb: 100, DiskMb: 100, Containers: 100},

@@ -1,7 +1,7 @@
-// Package simulation is what surrounds an auctioneer, for its tests: cells, a BBS and a
+// Package simulationtest is what surrounds an auctioneer, for its tests: cells, a BBS and a
 // locket that keep their state in memory and speak the real protocol over mutual TLS.
 // They refuse what the real ones refuse; how they fail is up to the test.
-package simulation
+package simulationtest
 
 import (
 	"context"
@@ -12,21 +12,20 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 
+	"diego.internal/auctioneer/internal/cells"
+	bbsv1 "diego.internal/proto/bbs/v1"
+	locketv1 "diego.internal/proto/locket/v1"
+	repv1 "diego.internal/proto/rep/v1"
 	"diego.internal/servicekit/grpcclient"
 	"diego.internal/servicekit/grpcserver"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/mtls/mtlstest"
 	"diego.internal/servicekit/telemetry"
-
-	"diego.internal/auctioneer/internal/cells"
-	bbsv1 "diego.internal/proto/bbs/v1"
-	locketv1 "diego.internal/proto/locket/v1"
-	repv1 "diego.internal/proto/rep/v1"
 )
 
 // World is one installation. Everything in it stops with the test.
 type World struct {
-	t         testing.TB
+	tb        testing.TB
 	Authority *mtlstest.Authority
 	BBS       *BBS
 	Locket    *Locket
@@ -38,9 +37,9 @@ type World struct {
 }
 
 // New makes a world without cells.
-func New(t testing.TB) *World {
-	t.Helper()
-	w := &World{t: t, Authority: mtlstest.NewAuthority(t), cells: map[string]*Cell{}}
+func New(tb testing.TB) *World {
+	tb.Helper()
+	w := &World{tb: tb, Authority: mtlstest.NewAuthority(tb), cells: map[string]*Cell{}}
 	w.Source = w.Authority.Source(mtls.Identity{Role: mtls.RoleAuctioneer})
 	w.BBS = &BBS{world: w, Failures: map[string]string{}, Rejections: map[string][]string{}}
 	w.BBS.Address = w.serve(mtls.Identity{Role: mtls.RoleBBS}, "bbs.v1", grpcserver.Table{
@@ -58,7 +57,7 @@ func New(t testing.TB) *World {
 
 // AddCells adds n standard cells: cell i is named cell-NNN and in zone i mod 2.
 func (w *World) AddCells(n int) []*Cell {
-	w.t.Helper()
+	w.tb.Helper()
 	out := make([]*Cell, n)
 	for i := range out {
 		id := fmt.Sprintf("cell-%03d", i)
@@ -83,20 +82,20 @@ func (w *World) RemoveCell(id string) {
 
 // serve runs a server until the end of the test and returns its address.
 func (w *World) serve(id mtls.Identity, service string, allow grpcserver.Table, register func(grpc.ServiceRegistrar)) string {
-	w.t.Helper()
+	w.tb.Helper()
 	server, err := grpcserver.New(grpcserver.Options{
 		Source: w.Authority.Source(id), Allow: allow, Telemetry: telemetry.Discard(), Listen: "127.0.0.1:0",
 	})
-	require.NoError(w.t, err)
+	require.NoError(w.tb, err)
 	register(server.GRPC())
 	server.SetServing(service, true)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
-	w.t.Cleanup(func() {
+	w.tb.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
-			w.t.Errorf("serving %s: %v", service, err)
+			w.tb.Errorf("serving %s: %v", service, err)
 		}
 	})
 	return server.Addr()
@@ -104,24 +103,24 @@ func (w *World) serve(id mtls.Identity, service string, allow grpcserver.Table, 
 
 // DialBBS connects to the BBS as the auctioneer.
 func (w *World) DialBBS() *grpc.ClientConn {
-	w.t.Helper()
+	w.tb.Helper()
 	conn, err := grpcclient.Dial(grpcclient.Config{Addresses: []string{w.BBS.Address}}, grpcclient.Options{
 		Source: w.Source, Server: mtls.Peer{Role: mtls.RoleBBS}, HealthService: "bbs.v1",
 	})
-	require.NoError(w.t, err)
-	w.t.Cleanup(func() { _ = conn.Close() })
+	require.NoError(w.tb, err)
+	w.tb.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
 // DialAuctioneers connects in the given role to whichever of the auctioneers is active.
 func (w *World) DialAuctioneers(role string, addresses ...string) *grpc.ClientConn {
-	w.t.Helper()
+	w.tb.Helper()
 	conn, err := grpcclient.Dial(grpcclient.Config{Addresses: addresses}, grpcclient.Options{
 		Source: w.Authority.Source(mtls.Identity{Role: role, Name: nameOf[role]}), Server: mtls.Peer{Role: mtls.RoleAuctioneer},
 		HealthService: "auctioneer.v1",
 	})
-	require.NoError(w.t, err)
-	w.t.Cleanup(func() { _ = conn.Close() })
+	require.NoError(w.tb, err)
+	w.tb.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 

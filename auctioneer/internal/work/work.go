@@ -19,7 +19,7 @@ import (
 
 // What can be wrong with an item. The texts are part of the interface.
 var (
-	ErrNoProcessGUID     = errors.New("proccess guid is empty") // the spelling is what clients know
+	ErrNoProcessGUID     = errors.New("proccess guid is empty") //nolint:misspell // the spelling is what clients know
 	ErrNoDomain          = errors.New("domain is empty")
 	ErrNoIndices         = errors.New("indices must not be empty")
 	ErrNegativeIndex     = errors.New("indices must not be negative")

@@ -29,7 +29,7 @@ func TestInstances(t *testing.T) {
 		edit func(*auctioneerv1.LRPStart)
 		want string
 	}{
-		"no process guid":            {edit: func(s *auctioneerv1.LRPStart) { s.ProcessGuid = "" }, want: "proccess guid is empty"},
+		"no process guid":            {edit: func(s *auctioneerv1.LRPStart) { s.ProcessGuid = "" }, want: ErrNoProcessGUID.Error()},
 		"no domain":                  {edit: func(s *auctioneerv1.LRPStart) { s.Domain = "" }, want: "domain is empty"},
 		"no indices":                 {edit: func(s *auctioneerv1.LRPStart) { s.Indices = nil }, want: "indices must not be empty"},
 		"a negative index":           {edit: func(s *auctioneerv1.LRPStart) { s.Indices = []int32{1, -1} }, want: "indices must not be negative"},
