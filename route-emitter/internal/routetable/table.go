@@ -212,3 +212,9 @@ func sortMessages(ms []Message) {
 		return cmp.Or(cmp.Compare(a.Key.Plane, b.Key.Plane), cmp.Compare(a.Key.URI, b.Key.URI), cmp.Compare(a.Key.Address, b.Key.Address))
 	})
 }
+
+// HasInstances tells whether the table holds an instance of the process.
+func (t *Table) HasInstances(processGUID string) bool {
+	p := t.processes[processGUID]
+	return p != nil && len(p.instances) > 0
+}
