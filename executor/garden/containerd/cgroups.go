@@ -1,0 +1,88 @@
+package containerd
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/cgroups/v3"
+)
+
+const cgroupRoot = "/sys/fs/cgroup"
+
+// cgroupFolders are the folders of a group that exist: one with cgroup v2, one for each controller with v1.
+func cgroupFolders(group string) []string {
+	candidates := []string{filepath.Join(cgroupRoot, group)}
+	if cgroups.Mode() != cgroups.Unified {
+		controllers, _ := filepath.Glob(filepath.Join(cgroupRoot, "*"))
+		candidates = nil
+		for _, controller := range controllers {
+			candidates = append(candidates, filepath.Join(controller, group))
+		}
+	}
+	var found []string
+	for _, folder := range candidates {
+		if info, err := os.Stat(folder); err == nil && info.IsDir() {
+			found = append(found, folder)
+		}
+	}
+	return found
+}
+
+// removeCgroups removes a group with the empty groups below it, in every hierarchy.
+func removeCgroups(group string) error {
+	var errs []error
+	for _, top := range cgroupFolders(group) {
+		var folders []string
+		err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.IsDir() {
+				folders = append([]string{path}, folders...)
+			}
+			return nil // a group that vanishes meanwhile is what we want
+		})
+		errs = append(errs, err)
+		for _, folder := range folders {
+			if err := os.Remove(folder); err != nil && !isMissing(err) {
+				errs = append(errs, fmt.Errorf("removing cgroup: %w", err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// oomKills reads how many processes of a group the kernel has killed for memory since the group was made. The kernel
+// counts before the process ends, so that a count taken after an exit includes the kill that caused it.
+func oomKills(group string) uint64 {
+	path := filepath.Join(cgroupRoot, group, "memory.events")
+	if cgroups.Mode() != cgroups.Unified {
+		path = filepath.Join(cgroupRoot, "memory", group, "memory.oom_control")
+	}
+	file, err := os.Open(path) //nolint:gosec // the path of a group that we made
+	if err != nil {
+		return 0 // a container without a memory limit, on a kernel without the controller
+	}
+	defer func() { _ = file.Close() }()
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		if digits, ok := strings.CutPrefix(lines.Text(), "oom_kill "); ok {
+			if kills, err := strconv.ParseUint(strings.TrimSpace(digits), 10, 64); err == nil {
+				return kills
+			}
+		}
+	}
+	return 0
+}
+
+// limitsSwap tells whether the kernel counts swap, so that a limit of memory and swap together can be set.
+func limitsSwap() bool {
+	if cgroups.Mode() == cgroups.Unified {
+		// Only groups below the root have the file; runc ignores a limit of zero where it is missing.
+		return true
+	}
+	_, err := os.Stat(filepath.Join(cgroupRoot, "memory", "memory.memsw.limit_in_bytes"))
+	return err == nil
+}

@@ -1,0 +1,188 @@
+package containerd
+
+import (
+	"bufio"
+	"context"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/contrib/seccomp"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"diego.internal/executor/garden"
+)
+
+// initPath is where the init is mounted: below /dev, which is a file system of the container's own, so that no trace
+// of it is in the image.
+const initPath = "/dev/garden-init"
+
+// initTasks is how many threads the init has; the limit of a container is meant for what runs beside it.
+const initTasks = 5
+
+// unprivilegedCapabilities are those that root in an unprivileged container has.
+func unprivilegedCapabilities() []string {
+	return []string{
+		"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
+		"CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+	}
+}
+
+// ociSpec is the specification of a container that runs the init.
+func (b *Backend) ociSpec(ctx context.Context, c *container, spec garden.ContainerSpec) (*oci.Spec, error) {
+	opts := []oci.SpecOpts{
+		oci.WithDefaultUnixDevices,
+		oci.WithoutRunMount,
+		oci.WithProcessArgs(initPath),
+		oci.WithProcessCwd("/"),
+		oci.WithHostname(hostname(c.handle)),
+		oci.WithCgroup(filepath.Join(b.cfg.cgroupParent(), c.id)),
+		oci.WithMounts(b.mounts(c, spec.BindMounts)),
+		withLimits(spec.Limits),
+		withPrivileges(spec.Privileged),
+		withConfinement(spec.Privileged),
+	}
+	return oci.GenerateSpec(ctx, b.client, &containers.Container{ID: c.id}, opts...)
+}
+
+func (b *Backend) mounts(c *container, binds []garden.BindMount) []specs.Mount {
+	mounts := []specs.Mount{
+		bind(b.cfg.InitBinary, initPath, true),
+		bind(filepath.Join(c.folder, "hosts"), "/etc/hosts", false),
+		bind(filepath.Join(c.folder, "resolv.conf"), "/etc/resolv.conf", false),
+	}
+	for _, m := range binds {
+		mounts = append(mounts, bind(m.SrcPath, m.DstPath, m.ReadOnly))
+	}
+	return mounts
+}
+
+func bind(from, to string, readOnly bool) specs.Mount {
+	access := "rw"
+	if readOnly {
+		access = "ro"
+	}
+	return specs.Mount{Type: "bind", Source: from, Destination: to, Options: []string{"rbind", "rprivate", access}}
+}
+
+func withLimits(limits garden.Limits) oci.SpecOpts {
+	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+		resources := s.Linux.Resources
+		if limits.MemoryInBytes > 0 {
+			memory := int64(min(limits.MemoryInBytes, 1<<62)) //nolint:gosec // bounded
+			resources.Memory = &specs.LinuxMemory{Limit: &memory}
+			if limitsSwap() {
+				// The limit of memory and swap together: none of it is swap.
+				resources.Memory.Swap = &memory
+			}
+		}
+		if limits.Pids > 0 {
+			// The container's own first task stands for the init, as it does where inits have one thread.
+			pids := limits.Pids + initTasks - 1
+			resources.Pids = &specs.LinuxPids{Limit: &pids}
+		}
+		if limits.CPUShares > 0 {
+			resources.CPU = &specs.LinuxCPU{Shares: &limits.CPUShares}
+		}
+		return nil
+	}
+}
+
+// withPrivileges is what each process of a container has by itself.
+func withPrivileges(privileged bool) oci.SpecOpts {
+	if privileged {
+		return oci.Compose(oci.WithAllCurrentCapabilities, oci.WithNewPrivileges)
+	}
+	return oci.Compose(oci.WithCapabilities(unprivilegedCapabilities()), oci.WithNoNewPrivileges)
+}
+
+// withConfinement is what a container imposes on all its processes.
+func withConfinement(privileged bool) oci.SpecOpts {
+	if privileged {
+		return oci.Compose(oci.WithMaskedPaths(nil), oci.WithReadonlyPaths(nil), withFuse)
+	}
+	return withSeccomp
+}
+
+// withSeccomp filters system calls of the machine's own architecture and refuses those of others. runc compiles the
+// filter anew for each process; the tables of 32-bit programs would add 15 ms to each.
+func withSeccomp(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+	profile := seccomp.DefaultProfile(s)
+	if len(profile.Architectures) > 0 {
+		profile.Architectures = profile.Architectures[:1]
+	}
+	s.Linux.Seccomp = profile
+	return nil
+}
+
+// withFuse gives a privileged container /dev/fuse where the machine has it.
+func withFuse(ctx context.Context, client oci.Client, c *containers.Container, s *oci.Spec) error {
+	const device = "/dev/fuse"
+	if _, err := os.Stat(device); err != nil {
+		return nil //nolint:nilerr // a machine without FUSE
+	}
+	return oci.WithLinuxDevice(device, "rwm")(ctx, client, c, s)
+}
+
+// ociProcess is a process in a container: like its init in all that is not its own.
+func (c *container) ociProcess(ctx context.Context, spec garden.ProcessSpec, as identity) (*specs.Process, error) {
+	s := &oci.Spec{Linux: &specs.Linux{Resources: &specs.LinuxResources{}}, Process: &specs.Process{Capabilities: &specs.LinuxCapabilities{}}}
+	if err := withPrivileges(c.record.Privileged)(ctx, nil, nil, s); err != nil {
+		return nil, err
+	}
+	process := s.Process
+	process.Args = append([]string{spec.Path}, spec.Args...)
+	process.Cwd = workingFolder(spec.Dir, as)
+	process.Env = environment(as, c.record.Env, spec.Env)
+	process.User = specs.User{UID: as.uid, GID: as.gid, AdditionalGids: as.groups}
+	if limit := openFiles(spec.Nofile); limit > 0 {
+		process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: limit, Soft: limit}}
+	}
+	return process, nil
+}
+
+// environment joins defaults, the container's and the process's variables; of two with one name the later wins.
+func environment(as identity, container, process []garden.EnvVar) []string {
+	path := "/usr/local/bin:/usr/bin:/bin"
+	if as.uid == 0 {
+		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	}
+	merged := []garden.EnvVar{{Name: "PATH", Value: path}, {Name: "HOME", Value: as.home}, {Name: "USER", Value: as.name}}
+	for _, variable := range slices.Concat(container, process) {
+		at := slices.IndexFunc(merged, func(other garden.EnvVar) bool { return other.Name == variable.Name })
+		if at < 0 {
+			merged = append(merged, variable)
+			continue
+		}
+		merged[at].Value = variable.Value
+	}
+	var env []string
+	for _, variable := range merged {
+		env = append(env, variable.Name+"="+variable.Value)
+	}
+	return env
+}
+
+// hostResolvers are the name servers of the machine that a container can reach: not those on its loopback.
+func hostResolvers() []netip.Addr {
+	file, err := os.Open("/etc/resolv.conf")
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = file.Close() }()
+	var servers []netip.Addr
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 2 || fields[0] != "nameserver" {
+			continue
+		}
+		if addr, err := netip.ParseAddr(fields[1]); err == nil && addr.Is4() && !addr.IsLoopback() {
+			servers = append(servers, addr)
+		}
+	}
+	return servers
+}

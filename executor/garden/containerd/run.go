@@ -1,0 +1,262 @@
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"diego.internal/executor/garden"
+)
+
+// processesFolder holds a folder for each process of a container; outputFolder in it is the logger's.
+const (
+	processesFolder = "processes"
+	outputFolder    = "output"
+)
+
+// startRecord is what must be known of a process before it runs; exitRecord what must be known when containerd has
+// been told to forget it.
+type startRecord struct {
+	ID string `json:"id"`
+	// OOMKills is the kernel's count for the container when the process started.
+	OOMKills uint64 `json:"oom_kills"`
+}
+
+type exitRecord struct {
+	Code        int  `json:"code"`
+	OutOfMemory bool `json:"out_of_memory"`
+}
+
+func (c *container) processFolder(id string) string {
+	return filepath.Join(c.folder, processesFolder, engineName(id))
+}
+
+// Run starts a process as a containerd exec whose output goes to a logger of its own.
+func (c *container) Run(ctx context.Context, spec garden.ProcessSpec, out garden.ProcessIO) (garden.Process, error) {
+	p, err := c.run(c.backend.within(ctx), spec, out)
+	if err != nil {
+		return nil, fmt.Errorf("running process %q in %q: %w", spec.ID, c.handle, engineError(err))
+	}
+	return p, nil
+}
+
+func (c *container) run(ctx context.Context, spec garden.ProcessSpec, out garden.ProcessIO) (*process, error) {
+	if err := c.usable(ctx); err != nil {
+		return nil, err
+	}
+	if err := spec.Validate(); err != nil {
+		return nil, err
+	}
+	as, err := c.identity(spec.User)
+	if err != nil {
+		return nil, err
+	}
+	oci, err := c.ociProcess(ctx, spec, as)
+	if err != nil {
+		return nil, fmt.Errorf("generating specification: %w", err)
+	}
+	if err := c.ensureFolder(oci.Cwd, as); err != nil {
+		return nil, err
+	}
+	p, err := c.recordProcess(spec.ID)
+	if err != nil {
+		return nil, err
+	}
+	pid, err := c.exec(ctx, p, oci)
+	if err != nil {
+		err = c.explain(err, oci)
+	} else {
+		p.started(pid)
+		p.attach(out)
+		err = p.follow()
+	}
+	if err != nil {
+		c.forgetProcess(p)
+		return nil, errors.Join(err, c.undoRun(ctx, p))
+	}
+	return p, nil
+}
+
+// undoRun removes a process that may or may not have started.
+func (c *container) undoRun(ctx context.Context, p *process) error {
+	cleanup, cancel := c.backend.cleanup(ctx)
+	defer cancel()
+	service := c.backend.client.TaskService()
+	if _, err := service.Kill(cleanup, &tasks.KillRequest{ContainerID: c.id, ExecID: p.exec, Signal: uint32(unix.SIGKILL)}); err == nil {
+		// Only a process that did start is waited for; the others, which are usual here, refuse the signal.
+		_, _ = service.Wait(cleanup, &tasks.WaitRequest{ContainerID: c.id, ExecID: p.exec})
+	}
+	return errors.Join(c.deleteExec(cleanup, p.exec), os.RemoveAll(p.folder))
+}
+
+// ensureFolder makes the working folder of a process, which runc would not.
+func (c *container) ensureFolder(folder string, owner identity) error {
+	if found, err := c.exists(folder); err != nil || found {
+		return err
+	}
+	return c.inside(func() error { return makeFolders(folder, owner) })
+}
+
+// recordProcess writes what a later program must know before anything runs; its folder makes the id unique.
+func (c *container) recordProcess(id string) (*process, error) {
+	p := c.newProcess(id)
+	if err := os.Mkdir(p.folder, 0o700); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("%w: process id %q is taken", garden.ErrInvalidSpec, id)
+		}
+		return nil, fmt.Errorf("making folder of process: %w", err)
+	}
+	p.oomKills = oomKills(c.cgroup())
+	err := os.Mkdir(filepath.Join(p.folder, outputFolder), 0o700)
+	if err == nil {
+		err = writeJSON(filepath.Join(p.folder, "start.json"), startRecord{ID: id, OOMKills: p.oomKills})
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("recording process: %w", err), os.RemoveAll(p.folder))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.processes[id] = p
+	return p, nil
+}
+
+func (c *container) forgetProcess(p *process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.processes[p.id] == p {
+		delete(c.processes, p.id)
+	}
+}
+
+func (c *container) cgroup() string { return filepath.Join(c.backend.cfg.cgroupParent(), c.id) }
+
+// exec registers the process and starts it. It returns its process id on the machine.
+func (c *container) exec(ctx context.Context, p *process, oci *specs.Process) (int, error) {
+	encoded, err := typeurl.MarshalAnyToProto(oci)
+	if err != nil {
+		return 0, fmt.Errorf("encoding specification: %w", err)
+	}
+	logger := (&url.URL{
+		Scheme:   "binary",
+		Path:     c.backend.cfg.LoggerBinary,
+		RawQuery: url.Values{"dir": {filepath.Join(p.folder, outputFolder)}}.Encode(),
+	}).String()
+	service := c.backend.client.TaskService()
+	_, err = service.Exec(ctx, &tasks.ExecProcessRequest{ContainerID: c.id, ExecID: p.exec, Spec: encoded, Stdout: logger, Stderr: logger})
+	if err != nil {
+		return 0, fmt.Errorf("registering process: %w", errgrpc.ToNative(err))
+	}
+	started, err := service.Start(ctx, &tasks.StartRequest{ContainerID: c.id, ExecID: p.exec})
+	if err != nil {
+		return 0, fmt.Errorf("starting process: %w", errgrpc.ToNative(err))
+	}
+	return int(started.GetPid()), nil
+}
+
+func (c *container) deleteExec(ctx context.Context, exec string) error {
+	_, err := c.backend.client.TaskService().DeleteProcess(ctx, &tasks.DeleteProcessRequest{ContainerID: c.id, ExecID: exec})
+	if err != nil && !gone(err) {
+		return fmt.Errorf("deleting process: %w", errgrpc.ToNative(err))
+	}
+	return nil
+}
+
+// explain finds out whether a failed start was for want of the program, by looking for it: runc's words may change.
+func (c *container) explain(err error, oci *specs.Process) error {
+	program := oci.Args[0]
+	candidates := []string{program}
+	if !strings.Contains(program, "/") {
+		candidates = nil
+		for _, variable := range oci.Env {
+			if folders, ok := strings.CutPrefix(variable, "PATH="); ok {
+				for folder := range strings.SplitSeq(folders, ":") {
+					candidates = append(candidates, path.Join(folder, program))
+				}
+			}
+		}
+	}
+	for _, candidate := range candidates {
+		if !path.IsAbs(candidate) {
+			candidate = path.Join(oci.Cwd, candidate)
+		}
+		if found, lookErr := c.exists(candidate); lookErr != nil || found {
+			return err
+		}
+	}
+	return &garden.ExecutableNotFoundError{Path: program, Err: err}
+}
+
+// Attach finds a process of this or of an earlier program and gives its output to out from now on.
+func (c *container) Attach(ctx context.Context, processID string, out garden.ProcessIO) (garden.Process, error) {
+	p, err := c.attach(c.backend.within(ctx), processID, out)
+	if err != nil {
+		return nil, fmt.Errorf("attaching to process %q in %q: %w", processID, c.handle, engineError(err))
+	}
+	return p, nil
+}
+
+func (c *container) attach(ctx context.Context, id string, out garden.ProcessIO) (*process, error) {
+	if err := c.usable(ctx); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.processes[id]
+	if p == nil {
+		var err error
+		if p, err = c.loadProcess(ctx, id); err != nil {
+			return nil, err
+		}
+		p.attach(out)
+		if err := p.follow(); err != nil {
+			return nil, err
+		}
+		c.processes[id] = p
+		return p, nil
+	}
+	p.attach(out)
+	return p, nil
+}
+
+// loadProcess takes up a process that an earlier program started: one that has ended and was noted, or one that
+// containerd knows.
+func (c *container) loadProcess(ctx context.Context, id string) (*process, error) {
+	p := c.newProcess(id)
+	var start startRecord
+	if err := readJSON(filepath.Join(p.folder, "start.json"), &start); err != nil {
+		if isMissing(err) {
+			return nil, garden.ErrUnknownProcess
+		}
+		return nil, err
+	}
+	p.oomKills = start.OOMKills
+	var exit exitRecord
+	if err := readJSON(filepath.Join(p.folder, "exit.json"), &exit); err == nil {
+		p.noted = &exit
+		return p, nil
+	} else if !isMissing(err) {
+		return nil, err
+	}
+	state, err := c.backend.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: c.id, ExecID: p.exec})
+	switch {
+	case gone(err), err == nil && state.GetProcess().GetStatus() == tasktypes.Status_CREATED:
+		// The program that wrote the record was killed before the process ran.
+		return nil, errors.Join(garden.ErrUnknownProcess, c.deleteExec(ctx, p.exec), os.RemoveAll(p.folder))
+	case err != nil:
+		return nil, fmt.Errorf("looking for process: %w", errgrpc.ToNative(err))
+	}
+	p.started(int(state.GetProcess().GetPid()))
+	return p, nil
+}
