@@ -93,7 +93,9 @@ func (b *Backend) destroyTask(ctx context.Context, id string) error {
 }
 
 // gone tells that the task or process does not exist, or no longer runs, which is what the caller wanted.
-func gone(err error) bool { return errdefs.IsNotFound(err) || errdefs.IsNotFound(errgrpc.ToNative(err)) }
+func gone(err error) bool {
+	return errdefs.IsNotFound(err) || errdefs.IsNotFound(errgrpc.ToNative(err))
+}
 
 func (b *Backend) removeSnapshot(ctx context.Context, key string) error {
 	if err := b.snapshots().Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {

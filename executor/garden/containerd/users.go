@@ -103,8 +103,12 @@ func database(root *os.File, path string) io.Reader {
 
 // openIn opens a path as a process in the container would: symbolic links lead to targets in the container.
 func openIn(root *os.File, path string, flags uint64) (int, error) {
+	if flags&unix.O_PATH == 0 {
+		// A pipe or a terminal that a container put in the place of a file must not hold us.
+		flags |= unix.O_NONBLOCK | unix.O_NOCTTY
+	}
 	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{ //nolint:gosec // descriptors are small
-		Flags:   flags | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY,
+		Flags:   flags | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {

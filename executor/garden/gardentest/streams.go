@@ -109,8 +109,10 @@ func testStreamOwner(s *suite) {
 	require.ErrorIs(s, err, garden.ErrInvalidSpec, "devices are refused")
 
 	// A link that the container made leads to its own files, whatever the machine has there.
-	_, status := s.output(c, "ln -s / /made/root; ln -s /proc/1/root/../../.. /made/up; echo inside > /marker")
+	_, status := s.output(c, "ln -s / /made/root; ln -s ../../../../.. /made/up; ln -s /proc/1/root /made/magic; echo inside > /marker")
 	require.Zero(s, status.Code)
+	_, err = c.StreamOut(s.ctx(), garden.StreamOutSpec{Path: "/made/magic/marker"})
+	require.Error(s, err, "a link that is none is not followed")
 	for _, path := range []string{"/made/root/marker", "/made/up/marker"} {
 		stream, err := c.StreamOut(s.ctx(), garden.StreamOutSpec{Path: path})
 		require.NoError(s, err)

@@ -115,12 +115,19 @@ func (c *container) Attach(ctx context.Context, processID string, out garden.Pro
 	return p, nil
 }
 
+// Stop returns when every process has ended.
 func (c *container) Stop(ctx context.Context, kill bool) error {
 	if err := c.alive(ctx); err != nil {
 		return fmt.Errorf("stopping %q: %w", c.spec.Handle, err)
 	}
-	for _, p := range c.all() {
+	all := c.all()
+	for _, p := range all {
 		p.stop(kill)
+	}
+	for _, p := range all {
+		if _, err := p.Wait(ctx); err != nil {
+			return fmt.Errorf("stopping %q: %w", c.spec.Handle, err)
+		}
 	}
 	return nil
 }
