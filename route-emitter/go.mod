@@ -5,7 +5,8 @@ go 1.26.0
 require diego.internal/servicekit v0.0.0
 
 require (
-	diego.internal/proto v0.0.0-00010101000000-000000000000
+	diego.internal/locket v0.0.0-00010101000000-000000000000
+	diego.internal/proto v0.0.0
 	github.com/cenkalti/backoff/v5 v5.0.3
 	github.com/google/go-cmp v0.7.0
 	github.com/nats-io/nats-server/v2 v2.15.2
