@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"diego.internal/servicekit/config"
@@ -13,7 +14,7 @@ import (
 // Config is the section "encryption" of the configuration.
 type Config struct {
 	// ActiveLabel names the key that new values are sealed under. Required.
-	ActiveLabel string `yaml:"active_label"`
+	ActiveLabel string `yaml:"active_key"`
 	// Keys that stored values may be sealed under; keep an old one until nothing uses it. At least one.
 	Keys []KeyConfig `yaml:"keys"`
 }
@@ -22,7 +23,7 @@ type Config struct {
 type KeyConfig struct {
 	// Label is stored with every value: 1 to 127 bytes, unique.
 	Label string `yaml:"label"`
-	// File holds 32 random bytes, written as 64 hexadecimal digits or as base64.
+	// File holds 32 random bytes: as they are, as 64 hexadecimal digits, or as base64.
 	File config.SecretFile `yaml:"file"`
 }
 
@@ -43,7 +44,7 @@ func (c *Config) Validate() error {
 		active = active || key.Label == c.ActiveLabel
 	}
 	if !active {
-		problems = append(problems, fmt.Errorf("active_label: %q is not among the keys", c.ActiveLabel))
+		problems = append(problems, fmt.Errorf("active_key: %q is not among the keys", c.ActiveLabel))
 	}
 	return errors.Join(problems...)
 }
@@ -52,11 +53,11 @@ func (c *Config) Validate() error {
 func Load(cfg Config) (*Keyring, error) {
 	keys := make([]Key, 0, len(cfg.Keys))
 	for _, kc := range cfg.Keys {
-		text, err := kc.File.Read()
+		content, err := os.ReadFile(string(kc.File))
 		if err != nil {
 			return nil, fmt.Errorf("reading key %q: %w", kc.Label, err)
 		}
-		key, err := ParseKey(kc.Label, text)
+		key, err := ParseKey(kc.Label, content)
 		if err != nil {
 			return nil, err
 		}
@@ -65,15 +66,18 @@ func Load(cfg Config) (*Keyring, error) {
 	return New(keys, cfg.ActiveLabel)
 }
 
-// ParseKey reads a key as it is written in a file. The text never appears in the error.
-func ParseKey(label, text string) (Key, error) {
-	text = strings.TrimSpace(text)
-	raw, err := hex.DecodeString(text)
-	if err != nil {
-		raw, err = base64.StdEncoding.DecodeString(text)
-	}
-	if err != nil || len(raw) != keySize {
-		return Key{}, fmt.Errorf("parsing key %q: want %d bytes as hexadecimal or base64", label, keySize)
+// ParseKey reads a key as it is written in a file. The content never appears in the error.
+func ParseKey(label string, content []byte) (Key, error) {
+	raw := content
+	if len(content) != keySize {
+		text := strings.TrimSpace(string(content))
+		var err error
+		if raw, err = hex.DecodeString(text); err != nil {
+			raw, err = base64.StdEncoding.DecodeString(text)
+		}
+		if err != nil || len(raw) != keySize {
+			return Key{}, fmt.Errorf("parsing key %q: want %d bytes, raw, as hexadecimal or as base64", label, keySize)
+		}
 	}
 	key := Key{Label: label}
 	copy(key.Secret[:], raw)

@@ -28,6 +28,8 @@ type batch struct {
 	desireds map[string]struct{}
 	tasks    map[string]struct{}
 	domains  map[string]struct{}
+	// healthy are LRPs whose healthy definition changed, by guid.
+	healthy map[string]struct{}
 
 	definitions     []definitionWrite
 	taskDefinitions []taskDefinitionWrite
@@ -54,6 +56,9 @@ type taskDefinitionWrite struct {
 	sealed []byte
 }
 
+// healthyWrite stores which definition of an LRP is healthy.
+type healthyWrite struct{ guid, id string }
+
 // mark is where the lists of a batch ended before a request.
 type mark struct{ events, definitions, taskDefinitions int }
 
@@ -61,7 +66,7 @@ func newBatch(txn *memdb.Txn, epoch int64, revision uint64, at time.Time) *batch
 	b := &batch{
 		txn: txn, epoch: epoch, revision: revision, at: at,
 		actuals: map[actualID]struct{}{}, desireds: map[string]struct{}{},
-		tasks: map[string]struct{}{}, domains: map[string]struct{}{},
+		tasks: map[string]struct{}{}, domains: map[string]struct{}{}, healthy: map[string]struct{}{},
 		encodings: map[*lrp.Actual][]byte{},
 	}
 	_, _ = rand.Read(b.id[:]) // never fails, see crypto/rand
@@ -105,7 +110,7 @@ func asError(v any) error {
 
 // touch remembers that a row is to be written. A row that is the same again at the end, because its
 // request was undone, is written once too often, which does no harm.
-func (b *batch) touch(_ string, obj any) {
+func (b *batch) touch(obj any) {
 	switch row := obj.(type) {
 	case *actualRow:
 		b.actuals[actualID{Key: row.Key, presence: row.Presence}] = struct{}{}
@@ -120,7 +125,7 @@ func (b *batch) touch(_ string, obj any) {
 
 // rows is how many rows the batch will write, definitions included.
 func (b *batch) rows() int {
-	return len(b.actuals) + len(b.desireds) + len(b.tasks) + len(b.domains) + len(b.definitions) + len(b.taskDefinitions)
+	return len(b.actuals) + len(b.desireds) + len(b.tasks) + len(b.domains) + len(b.healthy) + len(b.definitions) + len(b.taskDefinitions)
 }
 
 func (b *batch) remember(row *actualRow) { b.encodings[row.Actual] = row.encoded }
@@ -149,6 +154,7 @@ type changes struct {
 	tasksGone      []string
 	domains        []*lrp.Domain
 	domainsGone    []string
+	healthy        []healthyWrite
 	definitions    []definitionWrite
 	taskDefinition []taskDefinitionWrite
 }
@@ -168,6 +174,11 @@ func (b *batch) changes() changes {
 			c.desireds = append(c.desireds, d)
 		} else {
 			c.desiredsGone = append(c.desiredsGone, guid)
+		}
+	}
+	for guid := range b.healthy {
+		if d := r.Desired(guid); d != nil && d.HealthyDefinitionID != "" {
+			c.healthy = append(c.healthy, healthyWrite{guid: guid, id: d.HealthyDefinitionID})
 		}
 	}
 	for guid := range b.tasks {

@@ -36,6 +36,8 @@ import (
 //	  bool has_callback = 8;
 //	  bytes header = 9;           // of a desired LRP: workload.v1.DesiredLRP with secrets
 //	  int64 fresh_until = 10;     // of a domain
+//	  uint64 revision = 11;       // of a domain
+//	  string definition = 12;     // that is healthy
 //	}
 //	message Event {
 //	  uint32 kind = 1;  uint32 before = 2;  uint32 after = 3;
@@ -52,7 +54,7 @@ type entry struct {
 // name says which.
 type row struct {
 	table rowTable
-	put   any // *actualRow, *lrp.Desired, *task.Task, *lrp.Domain
+	put   any // *actualRow, *lrp.Desired, *task.Task, *lrp.Domain, healthyWrite
 	id    actualID
 	name  string
 }
@@ -64,6 +66,8 @@ const (
 	rowDesired
 	rowTask
 	rowDomain
+	// rowHealthy changes one member of a desired LRP; it is never gone.
+	rowHealthy
 )
 
 var errEntry = errors.New("the log entry is malformed")
@@ -89,6 +93,9 @@ func encodeEntry(c *changes, events []watch.Event) ([]byte, error) {
 	}
 	for _, t := range c.tasks {
 		e.row(rowTask, field(nil, 2, e.record(encode(wire.Task(t)))), blob(7, []byte(t.DefinitionDigest)), flag(8, t.HasCallback))
+	}
+	for _, h := range c.healthy {
+		e.row(rowHealthy, str(3, h.guid), str(12, h.id))
 	}
 	for _, guid := range c.tasksGone {
 		e.row(rowTask, str(3, guid))
@@ -302,6 +309,7 @@ type rowFields struct {
 	digest, header    []byte
 	freshUntil        int64
 	revision          uint64
+	definition        string
 }
 
 func decodeRow(b []byte, records [][]byte) (row, error) {
@@ -330,6 +338,8 @@ func decodeRow(b []byte, records [][]byte) (row, error) {
 			f.freshUntil = int64(n) //nolint:gosec // two's complement
 		case 11:
 			f.revision = n
+		case 12:
+			f.definition = string(value)
 		}
 		return nil
 	})
@@ -339,17 +349,21 @@ func decodeRow(b []byte, records [][]byte) (row, error) {
 	if f.record, err = recordAt(records, f.position); err != nil {
 		return row{}, err
 	}
-	if f.position == 0 {
+	switch {
+	case f.table == uint64(rowHealthy) && f.key != "":
+		return row{table: rowHealthy, put: healthyWrite{guid: f.key, id: f.definition}}, nil
+	case f.position == 0:
 		return f.gone()
+	default:
+		return f.put()
 	}
-	return f.put()
 }
 
 func (f *rowFields) gone() (row, error) {
 	if f.key == "" || f.table == 0 || f.table > uint64(rowDomain) || f.index > math.MaxInt32 || f.presence > uint64(lrp.Suspect) {
 		return row{}, fmt.Errorf("%w: a row that is gone has no name", errEntry)
 	}
-	r := row{table: rowTable(f.table), name: f.key}                                                            //nolint:gosec // checked above
+	r := row{table: rowTable(f.table), name: f.key}                                                              //nolint:gosec // checked above
 	r.id = actualID{Key: lrp.Key{ProcessGUID: f.key, Index: int32(f.index)}, presence: lrp.Presence(f.presence)} //nolint:gosec // checked above
 	return r, nil
 }

@@ -162,6 +162,9 @@ func (s *Store) applyLogged(l *loggedBatch) error {
 }
 
 func applyRow(txn *memdb.Txn, r *row) error {
+	if h, ok := r.put.(healthyWrite); ok {
+		return applyHealthy(txn, h)
+	}
 	table := [...]string{rowActual: tableActual, rowDesired: tableDesired, rowTask: tableTask, rowDomain: tableDomain}[r.table]
 	if r.put != nil {
 		return txn.Insert(table, r.put)
@@ -171,6 +174,16 @@ func applyRow(txn *memdb.Txn, r *row) error {
 		return nil // made and removed within the batch
 	}
 	return err
+}
+
+func applyHealthy(txn *memdb.Txn, h healthyWrite) error {
+	before := records{txn: func() *memdb.Txn { return txn }}.Desired(h.guid)
+	if before == nil {
+		return fmt.Errorf("no desired lrp %q to be healthy", h.guid)
+	}
+	after := *before
+	after.HealthyDefinitionID = h.id
+	return txn.Insert(tableDesired, &after)
 }
 
 // gone returns an object with the key of a row that was removed.
@@ -184,6 +197,7 @@ func (r *row) gone() any {
 		return &task.Task{GUID: r.name}
 	case rowDomain:
 		return &lrp.Domain{Name: r.name}
+	case rowHealthy:
 	}
 	return nil
 }

@@ -138,8 +138,9 @@ func (l *loader) desireds(ctx context.Context, tx pgx.Tx) error {
 	var tagIndex, revision int64
 	var rootFS string
 	return each(ctx, tx, `select process_guid, domain, log_guid, instances, memory_mb, disk_mb, max_pids, root_fs,
-			placement, metric_tags, crash_policy, update_strategy, active_definition_id, healthy_definition_id,
-			previous_definition_id, client_data, tag_epoch, tag_index, created_at, updated_at, revision from desired_lrps`,
+			placement, metric_tags, crash_policy, update_strategy, active_definition_id, coalesce(definition_id, ''),
+			previous_definition_id, client_data, tag_epoch, tag_index, created_at, updated_at, revision
+			from desired_lrps left join healthy_definitions using (process_guid)`,
 		[]any{
 			&d.ProcessGUID, &d.Domain, &d.LogGUID, &d.Instances, &d.Resources.MemoryMB, &d.Resources.DiskMB, &d.Resources.MaxPids,
 			&rootFS, &placement, &tags, &policy, &strategy, &d.ActiveDefinitionID, &d.HealthyDefinitionID,
@@ -170,7 +171,7 @@ func (l *loader) actuals(ctx context.Context, tx pgx.Tx) error {
 			&a.Tag.Epoch, &tagIndex, &revision,
 		}, func() error {
 			row := a
-			row.Presence, row.State = lrp.Presence(presence), lrp.State(state)       //nolint:gosec // checked by the table
+			row.Presence, row.State = lrp.Presence(presence), lrp.State(state) //nolint:gosec // checked by the table
 			row.Tag.Index, row.Revision = uint32(tagIndex), unsigned(revision) //nolint:gosec // as written
 			if err := wire.DecodeReported(&row, reported); err != nil {
 				return l.insert(tableActual, "actual_lrps", fmt.Sprintf("%v/%v", row.Key, row.Presence), nil, err)

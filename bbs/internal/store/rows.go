@@ -105,28 +105,42 @@ func queueActuals(b *pgx.Batch, rows []*actualRow, gone []actualID) {
 
 const upsertDesireds = `
 insert into desired_lrps (process_guid, domain, log_guid, instances, memory_mb, disk_mb, max_pids, root_fs,
-    placement, metric_tags, crash_policy, update_strategy, active_definition_id, healthy_definition_id,
+    placement, metric_tags, crash_policy, update_strategy, active_definition_id,
     previous_definition_id, client_data, tag_epoch, tag_index, created_at, updated_at, revision)
 select process_guid, domain, log_guid, instances, memory_mb, disk_mb, max_pids, root_fs,
-    placement::jsonb, metric_tags::jsonb, crash_policy::jsonb, update_strategy, active, healthy,
+    placement::jsonb, metric_tags::jsonb, crash_policy::jsonb, update_strategy, active,
     previous, client_data, tag_epoch, tag_index, created_at, updated_at, revision
 from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[], $7::int[], $8::text[],
-    $9::text[], $10::text[], $11::text[], $12::smallint[], $13::text[], $14::text[],
-    $15::text[], $16::bytea[], $17::text[], $18::bigint[], $19::bigint[], $20::bigint[], $21::bigint[])
+    $9::text[], $10::text[], $11::text[], $12::smallint[], $13::text[],
+    $14::text[], $15::bytea[], $16::text[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[])
     as u (process_guid, domain, log_guid, instances, memory_mb, disk_mb, max_pids, root_fs,
-    placement, metric_tags, crash_policy, update_strategy, active, healthy,
+    placement, metric_tags, crash_policy, update_strategy, active,
     previous, client_data, tag_epoch, tag_index, created_at, updated_at, revision)
 on conflict (process_guid) do update set domain = excluded.domain, log_guid = excluded.log_guid,
     instances = excluded.instances, memory_mb = excluded.memory_mb, disk_mb = excluded.disk_mb,
     max_pids = excluded.max_pids, root_fs = excluded.root_fs, placement = excluded.placement,
     metric_tags = excluded.metric_tags, crash_policy = excluded.crash_policy,
     update_strategy = excluded.update_strategy, active_definition_id = excluded.active_definition_id,
-    healthy_definition_id = excluded.healthy_definition_id,
     previous_definition_id = excluded.previous_definition_id, client_data = excluded.client_data,
     tag_epoch = excluded.tag_epoch, tag_index = excluded.tag_index, created_at = excluded.created_at,
     updated_at = excluded.updated_at, revision = excluded.revision`
 
 const deleteDesireds = `delete from desired_lrps using unnest($1::text[]) as u (k) where process_guid = u.k`
+
+const upsertHealthy = `
+insert into healthy_definitions (process_guid, definition_id) select * from unnest($1::text[], $2::text[])
+on conflict (process_guid) do update set definition_id = excluded.definition_id`
+
+const deleteHealthy = `delete from healthy_definitions using unnest($1::text[]) as u (k) where process_guid = u.k`
+
+func queueHealthy(b *pgx.Batch, rows []healthyWrite, gone []string) {
+	if len(gone) > 0 {
+		b.Queue(deleteHealthy, gone)
+	}
+	if len(rows) > 0 {
+		b.Queue(upsertHealthy, column(rows, func(h healthyWrite) string { return h.guid }), column(rows, func(h healthyWrite) string { return h.id }))
+	}
+}
 
 func queueDesireds(b *pgx.Batch, keys sealer, rows []*lrp.Desired, gone []string) error {
 	if len(gone) > 0 {
@@ -166,7 +180,6 @@ func queueDesireds(b *pgx.Batch, keys sealer, rows []*lrp.Desired, gone []string
 		placements, tags, policies,
 		column(rows, func(d *lrp.Desired) int16 { return int16(d.UpdateStrategy) }),
 		text(func(d *lrp.Desired) string { return d.ActiveDefinitionID }),
-		text(func(d *lrp.Desired) string { return d.HealthyDefinitionID }),
 		text(func(d *lrp.Desired) string { return d.PreviousDefinitionID }),
 		clientData,
 		text(func(d *lrp.Desired) string { return d.Tag.Epoch }),

@@ -83,7 +83,9 @@ func desired(guid string, instances int32) *lrp.Desired {
 	}
 }
 
-func stamp() lrp.Stamp { return lrp.Stamp{Now: time.Now().UTC().Truncate(time.Microsecond), Epoch: "epoch"} }
+func stamp() lrp.Stamp {
+	return lrp.Stamp{Now: time.Now().UTC().Truncate(time.Microsecond), Epoch: "epoch"}
+}
 
 func desire(ctx context.Context, s *Store, d *lrp.Desired) (uint64, error) {
 	def, err := s.SealLRPDefinition(d.ProcessGUID, &workloadv1.LRPDefinition{DefinitionId: d.ActiveDefinitionID}, 1)
@@ -199,6 +201,8 @@ func fill(t *testing.T, s *Store) {
 		_, err = claim(ctx, s, key, by)
 		require.NoError(t, err)
 		_, err = start(ctx, s, key, by)
+		require.NoError(t, err)
+		_, err = s.Apply(ctx, func(tx *Tx) error { tx.MarkHealthy("app", "def-1"); return nil })
 		require.NoError(t, err)
 	}
 	require.NoError(t, desireTask(ctx, s, "task-1"))

@@ -57,6 +57,23 @@ func (tx *Tx) PutChange(before *lrp.Desired, change lrp.Change) {
 	}
 }
 
+// MarkHealthy records that an instance of a definition has run. Watchers are not told, and the
+// revision of the header stays.
+func (tx *Tx) MarkHealthy(guid, definitionID string) {
+	before := tx.Desired(guid)
+	if before == nil || definitionID != before.ActiveDefinitionID {
+		return
+	}
+	after := before.MarkHealthy()
+	if after == before {
+		return
+	}
+	tx.changed = true
+	tx.undo = append(tx.undo, undo{table: tableDesired, before: before, after: after})
+	must(tx.batch.txn.Insert(tableDesired, after))
+	tx.batch.healthy[guid] = struct{}{}
+}
+
 // PutDefinition stores a sealed definition of an LRP. See Store.SealLRPDefinition.
 func (tx *Tx) PutDefinition(def SealedDefinition) {
 	tx.changed = true
@@ -140,6 +157,9 @@ func (tx *Tx) putDesired(before, after *lrp.Desired) {
 	if before != nil {
 		old = before
 	}
+	if before == nil || before.HealthyDefinitionID != after.HealthyDefinitionID {
+		tx.batch.healthy[after.ProcessGUID] = struct{}{}
+	}
 	tx.insert(tableDesired, old, after)
 }
 
@@ -158,14 +178,14 @@ func (tx *Tx) insert(table string, before, after any) {
 	tx.changed = true
 	tx.undo = append(tx.undo, undo{table: table, before: before, after: after})
 	must(tx.batch.txn.Insert(table, after))
-	tx.batch.touch(table, after)
+	tx.batch.touch(after)
 }
 
 func (tx *Tx) delete(table string, obj any) {
 	tx.changed = true
 	tx.undo = append(tx.undo, undo{table: table, before: obj})
 	must(tx.batch.txn.Delete(table, obj))
-	tx.batch.touch(table, obj)
+	tx.batch.touch(obj)
 }
 
 // rollback undoes all writes of the request, the newest first.

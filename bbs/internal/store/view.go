@@ -106,10 +106,14 @@ func (r records) plain(index string, prefix []byte) iter.Seq[*lrp.Actual] {
 func (r records) Actuals() iter.Seq[Actual] { return r.actuals(prefixOfID, nil) }
 
 // ActualsOf yields the records of one LRP in order.
-func (r records) ActualsOf(guid string) iter.Seq[Actual] { return r.actuals(prefixOfID, actualPrefix(guid)) }
+func (r records) ActualsOf(guid string) iter.Seq[Actual] {
+	return r.actuals(prefixOfID, actualPrefix(guid))
+}
 
 // ActualsOnCell yields the records that a cell holds, in order.
-func (r records) ActualsOnCell(cell string) iter.Seq[Actual] { return r.actuals(prefixOfCell, textKey(cell)) }
+func (r records) ActualsOnCell(cell string) iter.Seq[Actual] {
+	return r.actuals(prefixOfCell, textKey(cell))
+}
 
 // CellHolds reports whether a cell holds an instance of an LRP.
 func (r records) CellHolds(cell, guid string) bool {
@@ -141,7 +145,9 @@ func (r records) DesiredsWithPrefix(prefix string) iter.Seq[*lrp.Desired] {
 }
 
 // Tasks yields all tasks in order.
-func (r records) Tasks() iter.Seq[*task.Task] { return objects[*task.Task](r, tableTask, prefixOfID, nil) }
+func (r records) Tasks() iter.Seq[*task.Task] {
+	return objects[*task.Task](r, tableTask, prefixOfID, nil)
+}
 
 // TasksOnCell yields the tasks that a cell runs, in order.
 func (r records) TasksOnCell(cell string) iter.Seq[*task.Task] {

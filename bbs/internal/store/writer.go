@@ -283,6 +283,7 @@ func (c *changes) queue(b *pgx.Batch, keys sealer) error {
 	queueActuals(b, c.actuals, c.actualsGone)
 	queueDefinitions(b, c.definitions)
 	queueTaskDefinitions(b, c.taskDefinition)
+	queueHealthy(b, c.healthy, c.desiredsGone)
 	if err := queueDesireds(b, keys, c.desireds, c.desiredsGone); err != nil {
 		return err
 	}

@@ -296,7 +296,6 @@ func (m message) num(field protowire.Number, v uint64) message {
 	return protowire.AppendVarint(protowire.AppendTag(m, field, protowire.VarintType), v)
 }
 
-
 // EncodeReported returns what the cell reported of an instance, as workload.v1.ActualLRP with only
 // those fields, or nil if there is nothing. DecodeReported is its inverse.
 func EncodeReported(a *lrp.Actual) []byte {

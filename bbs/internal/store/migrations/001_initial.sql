@@ -47,7 +47,6 @@ create table desired_lrps (
     crash_policy jsonb,
     update_strategy smallint not null check (update_strategy between 0 and 1),
     active_definition_id text not null,
-    healthy_definition_id text not null,
     previous_definition_id text not null,
     -- Routes and annotation, sealed: routes hold keys of ssh.
     client_data bytea,
@@ -57,6 +56,13 @@ create table desired_lrps (
     updated_at bigint not null,
     revision bigint not null
 ) with (fillfactor = 85);
+
+-- The newest definition of which an instance ran. Apart from the header, which is wide: the first
+-- start of every LRP writes it.
+create table healthy_definitions (
+    process_guid text collate "C" primary key,
+    definition_id text not null
+);
 
 create table lrp_definitions (
     process_guid text collate "C" not null,
@@ -150,6 +156,6 @@ create table quarantine (
 
 ---- create above / drop below ----
 
-drop table quarantine, batch_log, task_definitions, tasks, actual_lrps, lrp_definitions, desired_lrps, domains;
+drop table quarantine, batch_log, task_definitions, tasks, actual_lrps, lrp_definitions, healthy_definitions, desired_lrps, domains;
 drop function bbs_advance(bigint, bigint);
 drop table bbs_state;
