@@ -3,6 +3,7 @@ package lockclient_test
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,15 +46,22 @@ func TestWatchPresencesTellsTheDifferenceAfterAnInterruption(t *testing.T) {
 		put("c", "1", 1)
 		put("d", "1", 1)
 
+		var mu sync.Mutex
 		var events []string
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() {
-			done <- lockclient.WatchPresences(ctx, store, quiet, func(e lockclient.PresenceEvent) { events = append(events, told(e)) })
+			done <- lockclient.WatchPresences(ctx, store, quiet, func(e lockclient.PresenceEvent) {
+				mu.Lock()
+				defer mu.Unlock()
+				events = append(events, told(e))
+			})
 		}()
 		want := func(expected ...string) {
 			t.Helper()
 			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if diff := cmp.Diff(expected, events); diff != "" {
 				t.Fatalf("told (-want +got):\n%s", diff)
 			}
@@ -86,6 +94,8 @@ func TestWatchPresencesTellsTheDifferenceAfterAnInterruption(t *testing.T) {
 
 		wait(2 * time.Minute)
 		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
 		require.Len(t, events, 4, "all have expired: %v", events)
 		require.Subset(t, events, []string{"expired a 3", "expired b 1", "expired d 1", "expired f 1"})
 

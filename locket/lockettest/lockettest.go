@@ -44,21 +44,21 @@ type Server struct {
 var errStopped = errors.New("stopped by the test")
 
 // Start runs a server, which begins to serve as soon as its database answers.
-func Start(t testing.TB, cfg Config) *Server {
-	t.Helper()
+func Start(tb testing.TB, cfg Config) *Server {
+	tb.Helper()
 	if cfg.CA == nil {
-		cfg.CA = mtlstest.NewAuthority(t)
+		cfg.CA = mtlstest.NewAuthority(tb)
 	}
 	if cfg.Database == "" {
-		cfg.Database = postgrestest.URL(postgrestest.New(t, Migrate))
+		cfg.Database = postgrestest.URL(postgrestest.New(tb, Migrate))
 	}
 	if cfg.Listen == "" {
 		cfg.Listen = "127.0.0.1:0"
 	}
 	tel := telemetry.Discard()
-	pool, err := postgres.Open(t.Context(), postgres.Config{ConnectionString: cfg.Database})
+	pool, err := postgres.Open(tb.Context(), postgres.Config{ConnectionString: cfg.Database})
 	if err != nil {
-		t.Fatalf("opening the database of a locket: %v", err)
+		tb.Fatalf("opening the database of a locket: %v", err)
 	}
 	st := store.New(store.Config{Pool: pool, Log: tel.Log, Metrics: tel.Registry})
 	server, err := grpcserver.New(grpcserver.Options{
@@ -66,16 +66,16 @@ func Start(t testing.TB, cfg Config) *Server {
 	})
 	if err != nil {
 		pool.Close()
-		t.Fatalf("starting a locket: %v", err)
+		tb.Fatalf("starting a locket: %v", err)
 	}
 	api.Register(server.GRPC(), st)
 	server.SetServing(api.HealthService, false)
 
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(t.Context()))
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(tb.Context()))
 	s := &Server{CA: cfg.CA, Database: cfg.Database, addr: server.Addr(), cancel: cancel, done: make(chan error, 2), pool: pool}
 	go func() { s.done <- server.Run(ctx) }()
 	go func() { s.done <- st.Run(ctx, func(ok bool) { server.SetServing(api.HealthService, ok) }) }()
-	t.Cleanup(func() { s.Stop(t) })
+	tb.Cleanup(func() { s.Stop(tb) })
 	return s
 }
 
@@ -83,15 +83,15 @@ func Start(t testing.TB, cfg Config) *Server {
 func (s *Server) Addr() string { return s.addr }
 
 // Stop ends the server, as a signal would. It may be repeated.
-func (s *Server) Stop(t testing.TB) {
-	t.Helper()
+func (s *Server) Stop(tb testing.TB) {
+	tb.Helper()
 	if s.pool == nil {
 		return
 	}
 	s.cancel(errStopped)
 	for range cap(s.done) {
 		if err := <-s.done; err != nil {
-			t.Errorf("running a locket: %v", err)
+			tb.Errorf("running a locket: %v", err)
 		}
 	}
 	s.pool.Close()
@@ -100,8 +100,8 @@ func (s *Server) Stop(t testing.TB) {
 
 // Dial connects as id to the servers, which must have one CA. The connection is closed at the end of
 // the test.
-func Dial(t testing.TB, id mtls.Identity, servers ...*Server) *grpc.ClientConn {
-	t.Helper()
+func Dial(tb testing.TB, id mtls.Identity, servers ...*Server) *grpc.ClientConn {
+	tb.Helper()
 	var cfg grpcclient.Config
 	for _, s := range servers {
 		cfg.Addresses = append(cfg.Addresses, s.Addr())
@@ -111,11 +111,11 @@ func Dial(t testing.TB, id mtls.Identity, servers ...*Server) *grpc.ClientConn {
 		Telemetry: telemetry.Discard(),
 	})
 	if err != nil {
-		t.Fatalf("dialing locket: %v", err)
+		tb.Fatalf("dialing locket: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := conn.Close(); err != nil {
-			t.Errorf("closing a connection to locket: %v", err)
+			tb.Errorf("closing a connection to locket: %v", err)
 		}
 	})
 	return conn

@@ -45,7 +45,7 @@ var build = sync.OnceValues(func() (string, error) { //nolint:gochecknoglobals /
 		return "", err
 	}
 	binary := filepath.Join(folder, "locket")
-	out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput() //nolint:noctx // bounded by the test's own deadline
+	out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("building locket: %w: %s", err, out)
 	}
@@ -64,10 +64,10 @@ func install(t *testing.T) *installation {
 	t.Helper()
 	binary, err := build()
 	require.NoError(t, err)
-	folder, err := os.MkdirTemp("", "locket-pg-") // short, for its socket, and open to the server's user
+	folder, err := os.MkdirTemp("", "locket-pg-") //nolint:usetesting // short, for its socket, and its parents let the server's user through
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	require.NoError(t, os.Chmod(folder, 0o755)) //nolint:gosec // test data
+	require.NoError(t, os.Chmod(folder, 0o755))
 	in := &installation{ca: mtlstest.NewAuthority(t), binary: binary, folder: folder}
 	in.startDatabase(t)
 	t.Cleanup(func() { in.stopDatabase(t) })
@@ -132,7 +132,7 @@ func (in *installation) config(t *testing.T) string {
 func (in *installation) start(t *testing.T) *process {
 	t.Helper()
 	p := &process{exited: make(chan struct{})}
-	p.cmd = exec.Command(in.binary, "-config", in.config(t)) //nolint:gosec,noctx // the test ends it itself
+	p.cmd = exec.Command(in.binary, "-config", in.config(t))
 	p.cmd.Stdout, p.cmd.Stderr = p, p
 	require.NoError(t, p.cmd.Start())
 	go func() {
@@ -413,7 +413,7 @@ func TestBadConfigurationNamesEveryProblem(t *testing.T) {
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "locket.yml")
 	require.NoError(t, os.WriteFile(file, []byte("grpc:\n  listen: nowhere\n  tls: {}\ndatabse: {}\n"), 0o600))
-	out, err := exec.CommandContext(t.Context(), binary, "-config", file).CombinedOutput() //nolint:gosec // our own binary
+	out, err := exec.CommandContext(t.Context(), binary, "-config", file).CombinedOutput()
 	var exit *exec.ExitError
 	require.ErrorAs(t, err, &exit)
 	require.Equal(t, 2, exit.ExitCode())

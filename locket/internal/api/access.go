@@ -7,11 +7,10 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"diego.internal/locket/internal/lease"
+	locketv1 "diego.internal/proto/locket/v1"
 	"diego.internal/servicekit/fault"
 	"diego.internal/servicekit/grpcserver"
 	"diego.internal/servicekit/mtls"
-
-	locketv1 "diego.internal/proto/locket/v1"
 )
 
 // errForeign says that a certificate does not allow this key.

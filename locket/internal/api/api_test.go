@@ -15,12 +15,11 @@ import (
 
 	"diego.internal/locket/internal/api"
 	"diego.internal/locket/lockettest"
+	locketv1 "diego.internal/proto/locket/v1"
 	"diego.internal/servicekit/fault"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/mtls/mtlstest"
 	"diego.internal/servicekit/postgrestest"
-
-	locketv1 "diego.internal/proto/locket/v1"
 )
 
 const (

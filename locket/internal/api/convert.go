@@ -7,10 +7,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"diego.internal/locket/internal/lease"
+	locketv1 "diego.internal/proto/locket/v1"
 	"diego.internal/servicekit/fault"
 	"diego.internal/servicekit/mtls"
-
-	locketv1 "diego.internal/proto/locket/v1"
 )
 
 // requestFromProto converts a request whose limits have been checked by the server.

@@ -11,7 +11,6 @@ import (
 
 	"diego.internal/locket/internal/lease"
 	"diego.internal/locket/internal/store"
-
 	locketv1 "diego.internal/proto/locket/v1"
 )
 

@@ -197,8 +197,10 @@ func TestAttemptBacksOff(t *testing.T) {
 		}}
 		_, err := Attempt(t.Context(), terms5, Attempts{Try: s.try})
 		require.NoError(t, err)
-		want := []time.Duration{0, 250 * time.Millisecond, 750 * time.Millisecond, 1750 * time.Millisecond,
-			2750 * time.Millisecond, 3750 * time.Millisecond, 4750 * time.Millisecond}
+		want := []time.Duration{
+			0, 250 * time.Millisecond, 750 * time.Millisecond, 1750 * time.Millisecond,
+			2750 * time.Millisecond, 3750 * time.Millisecond, 4750 * time.Millisecond,
+		}
 		require.Equal(t, want, s.asked)
 	})
 }

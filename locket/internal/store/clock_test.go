@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"testing"
 	"time"
 
@@ -195,7 +194,7 @@ func TestStoreRunTellsItsHealth(t *testing.T) {
 	err := <-done
 	require.Error(t, err, "without its tables a store cannot go on")
 	require.True(t, schemaMissing(err))
-	require.False(t, errors.Is(err, context.Canceled))
+	require.NotErrorIs(t, err, context.Canceled)
 	cancel()
 }
 

@@ -158,7 +158,8 @@ func (s *Store) serveAcquisitions(ctx context.Context, group []*request) {
 			continue
 		}
 		if granted.Acquired {
-			s.log.InfoContext(r.ctx, "claim-acquired", "key", r.Key, "type", r.Type.String(),
+			s.log.InfoContext(r.ctx, "claim-acquired", //nolint:contextcheck // the line belongs to the request, not to the group
+				"key", r.Key, "type", r.Type.String(),
 				"owner", r.Owner, "holder", r.Holder, "token", granted.Held.Token)
 		}
 		r.answer <- answer{granted: granted}

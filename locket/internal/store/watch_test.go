@@ -118,7 +118,7 @@ func TestWatchLosesNothingWhenListeningBreaks(t *testing.T) {
 	var running sync.WaitGroup
 	for worker := range 6 {
 		running.Go(func() {
-			random := rand.New(rand.NewPCG(1, uint64(worker))) //nolint:gosec // a repeatable choice, not a secret
+			random := rand.New(rand.NewPCG(1, uint64(worker)))
 			for round := range 60 {
 				s := stores[random.IntN(2)]
 				req := presenceRequest(fmt.Sprintf("cell-%d", random.IntN(8)), int64(worker*1000+round+1))

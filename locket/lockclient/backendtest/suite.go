@@ -65,6 +65,7 @@ func claim(t *testing.T, b lockclient.Backend, c lockclient.Claim) lockclient.He
 }
 
 func storesClaims(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	want := presence("cell-1", "run-1", 3)
 	held := claim(t, b, want)
 	if diff := cmp.Diff(want, held.Claim); diff != "" {
@@ -83,6 +84,7 @@ func storesClaims(t *testing.T, b lockclient.Backend) {
 }
 
 func renews(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	first := claim(t, b, lock("key", "one"))
 	again := lock("key", "one")
 	again.Value = []byte("new")
@@ -93,6 +95,7 @@ func renews(t *testing.T, b lockclient.Backend) {
 }
 
 func refusesOthers(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	claim(t, b, lock("key", "one"))
 	_, err := b.Claim(t.Context(), lock("key", "two"))
 	require.ErrorIs(t, err, lockclient.ErrCollision)
@@ -105,6 +108,7 @@ func refusesOthers(t *testing.T, b lockclient.Backend) {
 }
 
 func releases(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	first := claim(t, b, lock("key", "one"))
 	require.NoError(t, b.Release(t.Context(), "key", "one"))
 	require.NoError(t, b.Release(t.Context(), "key", "one"), "a release may be repeated")
@@ -118,6 +122,7 @@ func releases(t *testing.T, b lockclient.Backend) {
 }
 
 func refusesNonsense(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	for name, c := range map[string]lockclient.Claim{
 		"no key":   lock("", "one"),
 		"no owner": lock("key", ""),
@@ -130,6 +135,7 @@ func refusesNonsense(t *testing.T, b lockclient.Backend) {
 }
 
 func hasOneWinner(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	var won atomic.Int64
 	var running sync.WaitGroup
 	for i := range 20 {
@@ -149,6 +155,7 @@ func hasOneWinner(t *testing.T, b lockclient.Backend) {
 }
 
 func expires(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	short := lock("key", "one")
 	short.TTL = 1500 * time.Millisecond
 	begun := time.Now()
@@ -163,6 +170,7 @@ func expires(t *testing.T, b lockclient.Backend) {
 }
 
 func takesOver(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	first := claim(t, b, presence("cell-1", "run-1", 5))
 	for name, c := range map[string]lockclient.Claim{
 		"an equal incarnation": presence("cell-1", "other", 5),
@@ -185,6 +193,7 @@ func takesOver(t *testing.T, b lockclient.Backend) {
 }
 
 func watches(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	claim(t, b, presence("cell-2", "b", 1))
 	claim(t, b, presence("cell-1", "a", 1))
 	w := watch(t, b, lockclient.Filter{Type: lockclient.TypePresence})
@@ -206,6 +215,7 @@ func watches(t *testing.T, b lockclient.Backend) {
 }
 
 func filters(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	claim(t, b, lock("a-lock", "x"))
 	w := watch(t, b, lockclient.Filter{Type: lockclient.TypeLock, Prefix: "a-"})
 	w.want("acquired a-lock x", "synced")
@@ -216,6 +226,7 @@ func filters(t *testing.T, b lockclient.Backend) {
 }
 
 func tellsExpiryFirst(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	w := watch(t, b, lockclient.Filter{Type: lockclient.TypeLock})
 	w.want("synced")
 	short := lock("key", "one")
@@ -226,6 +237,7 @@ func tellsExpiryFirst(t *testing.T, b lockclient.Backend) {
 }
 
 func endsWatches(t *testing.T, b lockclient.Backend) {
+	t.Helper()
 	reason := fmt.Errorf("enough of %s", t.Name())
 	ctx, cancel := context.WithCancelCause(t.Context())
 	err := b.Watch(ctx, lockclient.Filter{Type: lockclient.TypeLock}, func(lockclient.Event) { cancel(reason) })
