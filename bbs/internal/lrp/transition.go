@@ -7,12 +7,13 @@ import (
 )
 
 // Claim records that a cell makes a container for the index. The same claim again, and a claim of a
-// suspect instance, change nothing.
+// suspect or, new against the reference, of an evacuating instance, change nothing: such an instance
+// has its record, and a second one would make two of it.
 //
 // It returns ErrNotFound if the index has no ordinary record, and ErrCannotBeClaimed if another
 // instance has it or it is Crashed.
 func Claim(i Instance, by InstanceKey, now time.Time) (Outcome, error) {
-	if i.Suspect != nil && i.Suspect.InstanceKey == by {
+	if mine := i.held(by); mine != nil && mine != i.Ordinary {
 		return same(i), nil
 	}
 	before := i.Ordinary

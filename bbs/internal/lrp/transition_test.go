@@ -107,6 +107,10 @@ func TestClaim(t *testing.T) {
 			before: Instance{Ordinary: unclaimedRow(), Suspect: suspectOn(cell1)}, do: claim(cell1),
 			after: []string{"ORDINARY UNCLAIMED", "SUSPECT RUNNING i1"},
 		},
+		"an evacuating one's claim is ignored": {
+			before: Instance{Ordinary: unclaimedRow(), Evacuating: evacuatingOn(cell1)}, do: claim(cell1),
+			after: []string{"ORDINARY UNCLAIMED", "EVACUATING RUNNING i1"},
+		},
 		"another's claim beside a suspect is taken": {
 			before: Instance{Ordinary: unclaimedRow(), Suspect: suspectOn(cell1)}, do: claim(cell2),
 			after:  []string{"ORDINARY CLAIMED i2", "SUSPECT RUNNING i1"},
