@@ -1,0 +1,267 @@
+package task
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"diego.internal/servicekit/fault"
+)
+
+var (
+	created = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	now     = created.Add(time.Minute)
+	onCell1 = Run{CellID: "cell-1", InstanceGUID: "run-1"}
+)
+
+func in(state State) *Task {
+	t := &Task{
+		GUID: "task", Domain: "d", State: state, CreatedAt: created.UnixNano(), UpdatedAt: created.UnixNano(),
+		DefinitionDigest: "digest",
+	}
+	switch state {
+	case Running:
+		t.CellID, t.InstanceGUID = onCell1.CellID, onCell1.InstanceGUID
+	case Completed, Resolving:
+		t.FirstCompletedAt = created.UnixNano()
+	case Pending:
+	}
+	return t
+}
+
+// Each call in each state: the state after, or the reason of the refusal.
+func TestTransitions(t *testing.T) {
+	t.Parallel()
+	const (
+		notFound = "ResourceNotFound"
+		wrong    = "InvalidStateTransition"
+		invalid  = "InvalidRequest"
+		other    = "RunningOnDifferentCell"
+	)
+	calls := map[string]struct {
+		do func(*Task) (*Task, error)
+		// want is what becomes of no task, Pending, Running, Completed and Resolving.
+		want [5]string
+	}{
+		"start by another cell": {
+			func(t *Task) (*Task, error) { next, _, err := Start(t, "cell-2", "run-2", now); return next, err },
+			[5]string{notFound, "Running", wrong, wrong, wrong},
+		},
+		"start by its cell": {
+			func(t *Task) (*Task, error) { next, _, err := Start(t, "cell-1", "run-2", now); return next, err },
+			[5]string{notFound, "Running", "Running", wrong, wrong},
+		},
+		"complete by its run":     {func(t *Task) (*Task, error) { return Complete(t, onCell1, Result{}, now) }, [5]string{notFound, wrong, "Completed", wrong, wrong}},
+		"complete by its cell":    {func(t *Task) (*Task, error) { return Complete(t, Run{CellID: "cell-1"}, Result{}, now) }, [5]string{notFound, wrong, "Completed", wrong, wrong}},
+		"complete by another run": {func(t *Task) (*Task, error) { return Complete(t, Run{"cell-1", "run-0"}, Result{}, now) }, [5]string{notFound, wrong, other, wrong, wrong}},
+		"complete by another cell": {
+			func(t *Task) (*Task, error) { return Complete(t, Run{"cell-2", "run-1"}, Result{}, now) },
+			[5]string{notFound, wrong, other, wrong, wrong},
+		},
+		"cancel":           {func(t *Task) (*Task, error) { return Cancel(t, now) }, [5]string{notFound, "Completed", "Completed", wrong, wrong}},
+		"fail":             {func(t *Task) (*Task, error) { return Fail(t, "why", now) }, [5]string{notFound, "Completed", "Completed", wrong, wrong}},
+		"reject":           {func(t *Task) (*Task, error) { return Reject(t, onCell1, "why", 3, now) }, [5]string{notFound, "Pending", "Pending", invalid, invalid}},
+		"reject by others": {func(t *Task) (*Task, error) { return Reject(t, Run{CellID: "cell-2"}, "why", 3, now) }, [5]string{notFound, "Pending", other, invalid, invalid}},
+		"reject placement": {func(t *Task) (*Task, error) { return RejectPlacement(t, "why", 3, now) }, [5]string{notFound, "Pending", invalid, invalid, invalid}},
+		"resolve":          {func(t *Task) (*Task, error) { return Resolve(t, now) }, [5]string{notFound, wrong, wrong, "Resolving", wrong}},
+		"demote":           {Demote, [5]string{notFound, wrong, wrong, wrong, "Completed"}},
+		"delete":           {func(t *Task) (*Task, error) { return t, CanDelete(t, false) }, [5]string{notFound, wrong, wrong, wrong, "Resolving"}},
+		"resolve and delete": {
+			func(t *Task) (*Task, error) { return t, CanDelete(t, true) },
+			[5]string{notFound, wrong, wrong, "Completed", "Resolving"},
+		},
+	}
+	for name, call := range calls {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for n, before := range []*Task{nil, in(Pending), in(Running), in(Completed), in(Resolving)} {
+				var kept Task
+				if before != nil {
+					kept = *before
+				}
+				after, err := call.do(before)
+				got := fault.Reason(err)
+				if err == nil {
+					got = after.State.String()
+				}
+				if got != call.want[n] {
+					t.Errorf("of %+v: %s (%v), want %s", before, got, err, call.want[n])
+				}
+				if err != nil && after != before {
+					t.Errorf("of %+v: refused, but became %+v", before, after)
+				}
+				if before != nil && !cmp.Equal(*before, kept) {
+					t.Errorf("the stored task was changed to %+v", before)
+				}
+			}
+		})
+	}
+}
+
+func TestDesire(t *testing.T) {
+	t.Parallel()
+	want := &Task{GUID: "task", Domain: "d", DefinitionDigest: "digest", HasCallback: true}
+	got, err := Desire(nil, want, now)
+	require.NoError(t, err)
+	if d := cmp.Diff(&Task{
+		GUID: "task", Domain: "d", DefinitionDigest: "digest", HasCallback: true,
+		State: Pending, CreatedAt: now.UnixNano(), UpdatedAt: now.UnixNano(),
+	}, got); d != "" {
+		t.Errorf("desired task (-want +got):\n%s", d)
+	}
+	for _, state := range []State{Pending, Running, Completed, Resolving} {
+		existing := in(state)
+		if again, err := Desire(existing, want, now); err != nil || again != existing {
+			t.Errorf("the same again while %v: %v", state, err)
+		}
+		for name, other := range map[string]*Task{
+			"domain":     {GUID: "task", Domain: "e", DefinitionDigest: "digest"},
+			"definition": {GUID: "task", Domain: "d", DefinitionDigest: "other"},
+			"no digest":  {GUID: "task", Domain: "d"},
+		} {
+			if _, err := Desire(existing, other, now); fault.Reason(err) != "ResourceExists" {
+				t.Errorf("another %s while %v: %v", name, state, err)
+			}
+		}
+	}
+}
+
+func TestStartSaysOnceThatTheCellMayRunIt(t *testing.T) {
+	t.Parallel()
+	running, should, err := Start(in(Pending), "cell-1", "run-1", now)
+	require.NoError(t, err)
+	if !should || running.CellID != "cell-1" || running.InstanceGUID != "run-1" || running.UpdatedTime() != now {
+		t.Errorf("started task is %+v, should start %v", running, should)
+	}
+	again, should, err := Start(running, "cell-1", "run-2", now.Add(time.Second))
+	if err != nil || should || again != running {
+		t.Errorf("repeated: %+v, should start %v, %v", again, should, err)
+	}
+}
+
+func TestComplete(t *testing.T) {
+	t.Parallel()
+	got, err := Complete(in(Running), onCell1, Result{Failed: true, FailureReason: strings.Repeat("x", 2000), Result: "r"}, now)
+	require.NoError(t, err)
+	if got.CellID != "" || got.InstanceGUID != "" || !got.Failed || got.Result != "r" || len(got.FailureReason) != 1024 {
+		t.Errorf("completed task is %+v", got)
+	}
+	if got.FirstCompletedAt != now.UnixNano() || got.UpdatedAt != now.UnixNano() {
+		t.Errorf("completed at %d, updated at %d", got.FirstCompletedAt, got.UpdatedAt)
+	}
+}
+
+func TestCancelGivesItsReason(t *testing.T) {
+	t.Parallel()
+	got, err := Cancel(in(Running), now)
+	require.NoError(t, err)
+	if !got.Failed || got.FailureReason != "task was cancelled" {
+		t.Errorf("cancelled task is %+v", got)
+	}
+}
+
+func TestTheFourthRejectionIsFatal(t *testing.T) {
+	t.Parallel()
+	task := in(Running)
+	for n := int32(1); n <= 3; n++ {
+		rejected, err := Reject(task, Run{CellID: task.CellID}, "no room", 3, now)
+		require.NoError(t, err)
+		if rejected.State != Pending || rejected.RejectionCount != n || rejected.RejectionReason != "no room" || rejected.CellID != "" || rejected.InstanceGUID != "" {
+			t.Fatalf("after rejection %d: %+v", n, rejected)
+		}
+		task = rejected
+	}
+	failed, err := RejectPlacement(task, "no room", 3, now)
+	require.NoError(t, err)
+	if failed.State != Completed || !failed.Failed || failed.FailureReason != "no room" || failed.RejectionCount != 4 {
+		t.Errorf("after rejection 4: %+v", failed)
+	}
+}
+
+func TestDemoteKeepsTheTimes(t *testing.T) {
+	t.Parallel()
+	resolving, err := Resolve(in(Completed), now)
+	require.NoError(t, err)
+	demoted, err := Demote(resolving)
+	require.NoError(t, err)
+	if demoted.UpdatedAt != resolving.UpdatedAt || demoted.FirstCompletedAt != created.UnixNano() {
+		t.Errorf("demoted task is %+v", demoted)
+	}
+}
+
+// Whatever cells, clients, the auctioneer and convergence do, in whatever order and however often
+// repeated: a run is allowed at most once, no two runs of a task are allowed at a time unless the first
+// was given back before its action began, and an outcome is never replaced.
+func TestTheActionRunsAtMostOnce(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		task, runs := in(Pending), 0
+		allowed := map[string]string{} // run -> cell, for runs that were not given back
+		began := map[string]bool{}     // runs whose action has begun
+		cell := rapid.SampledFrom([]string{"cell-1", "cell-2"})
+		anyRun := func(t *rapid.T) Run {
+			return Run{CellID: cell.Draw(t, "cell"), InstanceGUID: fmt.Sprint("run-", rapid.IntRange(1, runs+1).Draw(t, "run"))}
+		}
+		step := func(t *rapid.T, what string, after *Task, err error) {
+			if err != nil {
+				return
+			}
+			if task.State != Pending && task.State != Running &&
+				(after.Result != task.Result || after.FailureReason != task.FailureReason || after.FirstCompletedAt != task.FirstCompletedAt) {
+				t.Fatalf("%s replaced the outcome %+v by %+v", what, task, after)
+			}
+			task = after
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"": func(t *rapid.T) {
+				if len(began) > 1 {
+					t.Fatalf("the action began in %v", began)
+				}
+			},
+			"start": func(t *rapid.T) {
+				by, guid := cell.Draw(t, "cell"), fmt.Sprint("run-", runs+1)
+				after, should, err := Start(task, by, guid, now)
+				if should {
+					if len(allowed) > 0 {
+						t.Fatalf("a second run was allowed beside %v", allowed)
+					}
+					runs++
+					allowed[guid] = by
+				}
+				step(t, "start", after, err)
+			},
+			"begin": func(*rapid.T) { // the cell runs the action as it was allowed to
+				for run := range allowed {
+					began[run] = true
+				}
+			},
+			"reject": func(t *rapid.T) {
+				by := anyRun(t)
+				if began[by.InstanceGUID] {
+					return // a cell may not
+				}
+				after, err := Reject(task, by, "no room", 3, now)
+				if err == nil && task.State == Running {
+					delete(allowed, by.InstanceGUID)
+				}
+				step(t, "reject", after, err)
+			},
+			"reject placement": func(t *rapid.T) {
+				after, err := RejectPlacement(task, "no room", 3, now)
+				step(t, "reject placement", after, err)
+			},
+			"complete": func(t *rapid.T) {
+				after, err := Complete(task, anyRun(t), Result{Result: fmt.Sprint(runs)}, now)
+				step(t, "complete", after, err)
+			},
+			"cancel":  func(t *rapid.T) { after, err := Cancel(task, now); step(t, "cancel", after, err) },
+			"resolve": func(t *rapid.T) { after, err := Resolve(task, now); step(t, "resolve", after, err) },
+			"demote":  func(t *rapid.T) { after, err := Demote(task); step(t, "demote", after, err) },
+		})
+	})
+}
