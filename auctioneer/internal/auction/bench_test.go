@@ -1,20 +1,22 @@
-package auction
+package auction_test
 
 import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+
+	"diego.internal/auctioneer/internal/auction"
 )
 
 // fleet is n empty cells of like size in three zones.
-func fleet(n int) []Cell {
-	profile := &Profile{FixedRootFS: map[string][]string{"preloaded": {"stack"}}}
-	cells := make([]Cell, n)
+func fleet(n int) []auction.Cell {
+	profile := &auction.Profile{FixedRootFS: map[string][]string{"preloaded": {"stack"}}}
+	cells := make([]auction.Cell, n)
 	for i := range cells {
-		total := Resources{MemoryMB: 64 * 1024, DiskMB: 128 * 1024, Containers: 500}
-		cells[i] = Cell{
+		total := auction.Resources{MemoryMB: 64 * 1024, DiskMB: 128 * 1024, Containers: 500}
+		cells[i] = auction.Cell{
 			ID: fmt.Sprintf("cell-%04d", i), Zone: fmt.Sprintf("z%d", i%3), Index: i, Profile: profile,
-			Total: total, Available: total, ProxyMemoryMB: 32, StartSlots: NoStartLimit,
+			Total: total, Available: total, ProxyMemoryMB: 32, StartSlots: auction.NoStartLimit,
 		}
 	}
 	return cells
@@ -22,13 +24,13 @@ func fleet(n int) []Cell {
 
 // starts is n instances: half of them of processes with one instance, half of large
 // ones with 250 each, in three sizes.
-func starts(n int) []Item {
+func starts(n int) []auction.Item {
 	rng := rand.New(rand.NewPCG(1, 2))
-	requests := []*Request{}
+	requests := []*auction.Request{}
 	for _, mb := range []int64{32, 64, 128} {
-		requests = append(requests, &Request{MemoryMB: mb, DiskMB: 64, Proxy: true, RootFS: "preloaded:stack"})
+		requests = append(requests, &auction.Request{MemoryMB: mb, DiskMB: 64, Proxy: true, RootFS: "preloaded:stack"})
 	}
-	items := make([]Item, 0, n)
+	items := make([]auction.Item, 0, n)
 	for p := 0; len(items) < n; p++ {
 		size := 1
 		if len(items) >= n/2 {
@@ -36,7 +38,7 @@ func starts(n int) []Item {
 		}
 		r := requests[rng.IntN(len(requests))]
 		for i := 0; i < size && len(items) < n; i++ {
-			items = append(items, Item{Kind: LRP, GUID: fmt.Sprintf("process-%06d", p), Index: i, Request: r})
+			items = append(items, auction.Item{Kind: auction.LRP, GUID: fmt.Sprintf("process-%06d", p), Index: i, Request: r})
 		}
 	}
 	rng.Shuffle(n, func(i, j int) { items[i], items[j] = items[j], items[i] })
@@ -48,7 +50,7 @@ func BenchmarkSchedule(b *testing.B) {
 		b.Run(fmt.Sprintf("%d_on_%d_cells", size.items, size.cells), func(b *testing.B) {
 			cells, items := fleet(size.cells), starts(size.items)
 			for b.Loop() {
-				r := New(cells, Options{StartingWeight: 0.25}).Schedule(items)
+				r := auction.New(cells, auction.Options{StartingWeight: 0.25}).Schedule(items)
 				if len(r.Refusals) > 0 {
 					b.Fatalf("%d refused: %s", len(r.Refusals), r.Refusals[0].Text)
 				}
@@ -61,7 +63,7 @@ func BenchmarkSchedule(b *testing.B) {
 func BenchmarkScheduleOverfull(b *testing.B) {
 	cells, items := fleet(100), starts(100_000)
 	for b.Loop() {
-		r := New(cells, Options{StartingWeight: 0.25}).Schedule(items)
+		r := auction.New(cells, auction.Options{StartingWeight: 0.25}).Schedule(items)
 		if len(r.Refusals) == 0 {
 			b.Fatal("all placed")
 		}
@@ -76,13 +78,13 @@ func BenchmarkScheduleInterleaved(b *testing.B) {
 		cells[i].Total.MemoryMB += int64(i % 97)
 		cells[i].Available = cells[i].Total
 	}
-	items := make([]Item, 250_000)
-	requests := []*Request{{MemoryMB: 32, RootFS: stack}, {MemoryMB: 64, RootFS: stack}, {MemoryMB: 128, RootFS: stack}}
+	items := make([]auction.Item, 250_000)
+	requests := []*auction.Request{{MemoryMB: 32, RootFS: "preloaded:stack"}, {MemoryMB: 64, RootFS: "preloaded:stack"}, {MemoryMB: 128, RootFS: "preloaded:stack"}}
 	for i := range items {
-		items[i] = Item{Kind: LRP, GUID: fmt.Sprintf("process-%02d", i%12), Index: i / 12, Request: requests[i%3]}
+		items[i] = auction.Item{Kind: auction.LRP, GUID: fmt.Sprintf("process-%02d", i%12), Index: i / 12, Request: requests[i%3]}
 	}
 	for b.Loop() {
-		if r := New(cells, Options{StartingWeight: 0.25}).Schedule(items); len(r.Refusals) > 0 {
+		if r := auction.New(cells, auction.Options{StartingWeight: 0.25}).Schedule(items); len(r.Refusals) > 0 {
 			b.Fatalf("%d refused: %s", len(r.Refusals), r.Refusals[0].Text)
 		}
 	}

@@ -1,20 +1,25 @@
-package auction
+package auction_test
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"diego.internal/auctioneer/internal/auction"
+	"diego.internal/auctioneer/internal/auction/naive"
 )
 
-func genCells(t *rapid.T) []Cell {
+func genCells(t *rapid.T) []auction.Cell {
 	tag := rapid.SampledFrom([]string{"gpu", "GPU", "isolated"})
 	tags := rapid.SliceOfN(tag, 0, 2)
-	cells := make([]Cell, rapid.IntRange(0, 40).Draw(t, "cells"))
-	shared := &Profile{ArbitraryRootFS: []string{"docker"}, FixedRootFS: map[string][]string{"preloaded": {"stack"}}}
+	cells := make([]auction.Cell, rapid.IntRange(0, 40).Draw(t, "cells"))
+	shared := &auction.Profile{ArbitraryRootFS: []string{"docker"}, FixedRootFS: map[string][]string{"preloaded": {"stack"}}}
 	wild := rapid.Bool().Draw(t, "profiles differ")
 	sizes := rapid.IntRange(1, 3).Draw(t, "sizes")
 	for i := range cells {
@@ -22,10 +27,10 @@ func genCells(t *rapid.T) []Cell {
 		c.ID = fmt.Sprintf("cell-%02d", i)
 		c.Zone = fmt.Sprintf("z%d", rapid.IntRange(0, 2).Draw(t, "zone"))
 		c.Index = rapid.IntRange(0, 50).Draw(t, "index")
-		c.Condition = rapid.SampledFrom([]Condition{Open, Open, Open, Open, Open, Open, Evacuating, Unreachable, Unhealthy, Busy}).Draw(t, "condition")
+		c.Condition = rapid.SampledFrom([]auction.Condition{auction.Open, auction.Open, auction.Open, auction.Open, auction.Open, auction.Open, auction.Evacuating, auction.Unreachable, auction.Unhealthy, auction.Busy}).Draw(t, "condition")
 		c.Profile = shared
 		if wild && rapid.Bool().Draw(t, "own profile") {
-			c.Profile = &Profile{
+			c.Profile = &auction.Profile{
 				ArbitraryRootFS: rapid.SampledFrom([][]string{nil, {"docker"}}).Draw(t, "arbitrary"),
 				FixedRootFS:     map[string][]string{"preloaded": {"stack", "other"}},
 				VolumeDrivers:   rapid.SampledFrom([][]string{nil, {"nfs"}}).Draw(t, "drivers"),
@@ -34,11 +39,11 @@ func genCells(t *rapid.T) []Cell {
 			}
 		}
 		k := int64(rapid.IntRange(1, sizes).Draw(t, "size"))
-		c.Total = Resources{MemoryMB: 100 * k, DiskMB: 150 * k, Containers: 20}
+		c.Total = auction.Resources{MemoryMB: 100 * k, DiskMB: 150 * k, Containers: 20}
 		if rapid.IntRange(0, 20).Draw(t, "zero total") == 0 {
 			c.Total.DiskMB = 0
 		}
-		c.Available = Resources{
+		c.Available = auction.Resources{
 			MemoryMB:   rapid.Int64Range(-5, 100*k).Draw(t, "memory"),
 			DiskMB:     rapid.Int64Range(0, 150*k).Draw(t, "disk"),
 			Containers: rapid.Int64Range(0, 20).Draw(t, "containers"),
@@ -48,18 +53,18 @@ func genCells(t *rapid.T) []Cell {
 		}
 		c.ProxyMemoryMB = rapid.SampledFrom([]int64{0, 8}).Draw(t, "proxy")
 		c.Starting = rapid.IntRange(0, 3).Draw(t, "starting")
-		c.StartSlots = rapid.SampledFrom([]int{NoStartLimit, NoStartLimit, 0, 2, 5}).Draw(t, "slots")
+		c.StartSlots = rapid.SampledFrom([]int{auction.NoStartLimit, auction.NoStartLimit, 0, 2, 5}).Draw(t, "slots")
 		c.Tasks = rapid.IntRange(0, 8).Draw(t, "tasks")
 		c.Instances = rapid.MapOfN(rapid.SampledFrom([]string{"p0", "p1", "p2", "q"}), rapid.IntRange(1, 3), 0, 3).Draw(t, "instances")
 	}
 	return cells
 }
 
-func genItems(t *rapid.T, cells []Cell) []Item {
+func genItems(t *rapid.T, cells []auction.Cell) []auction.Item {
 	tags := rapid.SliceOfN(rapid.SampledFrom([]string{"gpu", "GPU", "isolated", "none"}), 0, 3)
-	requests := make([]*Request, rapid.IntRange(1, 4).Draw(t, "requests"))
+	requests := make([]*auction.Request, rapid.IntRange(1, 4).Draw(t, "requests"))
 	for i := range requests {
-		r := &Request{
+		r := &auction.Request{
 			MemoryMB: rapid.SampledFrom([]int64{0, 1, 5, 20, 60}).Draw(t, "memory"),
 			DiskMB:   rapid.SampledFrom([]int64{0, 1, 10, 70}).Draw(t, "disk"),
 			Proxy:    rapid.Bool().Draw(t, "proxy"),
@@ -76,16 +81,16 @@ func genItems(t *rapid.T, cells []Cell) []Item {
 		requests[i] = r
 	}
 	start := time.Unix(1000, 0)
-	var items []Item
+	var items []auction.Item
 	for p := range rapid.IntRange(0, 4).Draw(t, "processes") {
 		r := rapid.SampledFrom(requests).Draw(t, "request")
 		from := rapid.IntRange(0, 2).Draw(t, "from")
 		for i := range rapid.IntRange(1, 60).Draw(t, "instances") {
-			items = append(items, Item{Kind: LRP, GUID: fmt.Sprintf("p%d", p), Index: from + i, Request: r, Queued: start.Add(time.Duration(p%2) * time.Second)})
+			items = append(items, auction.Item{Kind: auction.LRP, GUID: fmt.Sprintf("p%d", p), Index: from + i, Request: r, Queued: start.Add(time.Duration(p%2) * time.Second)})
 		}
 	}
 	for i := range rapid.IntRange(0, 20).Draw(t, "tasks") {
-		items = append(items, Item{Kind: Task, GUID: fmt.Sprintf("t%d", i), Request: rapid.SampledFrom(requests).Draw(t, "request"), Queued: start})
+		items = append(items, auction.Item{Kind: auction.Task, GUID: fmt.Sprintf("t%d", i), Request: rapid.SampledFrom(requests).Draw(t, "request"), Queued: start})
 	}
 	for i := range items {
 		if len(cells) > 0 && rapid.IntRange(0, 9).Draw(t, "avoid") == 0 {
@@ -95,8 +100,8 @@ func genItems(t *rapid.T, cells []Cell) []Item {
 	return items
 }
 
-func genOptions(t *rapid.T) Options {
-	return Options{
+func genOptions(t *rapid.T) auction.Options {
+	return auction.Options{
 		StartingWeight: rapid.SampledFrom([]float64{0, 0.25, 1}).Draw(t, "starting weight"),
 		BinPackWeight:  rapid.SampledFrom([]float64{0, 0, 0.25, 1}).Draw(t, "bin pack weight"),
 		InFlightLimit:  rapid.SampledFrom([]int{0, 0, 30}).Draw(t, "limit"),
@@ -112,58 +117,58 @@ func TestScheduleEqualsNaive(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cells, opts := genCells(t), genOptions(t)
 		items := genItems(t, cells)
-		got := New(cells, opts).Schedule(items)
+		got := auction.New(cells, opts).Schedule(items)
 		if len(got.Placements)+len(got.Refusals) != len(items) {
 			t.Fatalf("%d items became %d placements and %d refusals", len(items), len(got.Placements), len(got.Refusals))
 		}
-		n := newNaive(cells, opts)
-		for _, i := range n.order(items) {
-			d := n.decide(&items[i])
-			if len(d.best) == 0 {
+		n := naive.New(cells, opts)
+		for _, i := range n.Order(items) {
+			d := n.Decide(&items[i])
+			if len(d.Best) == 0 {
 				if len(got.Refusals) == 0 || got.Refusals[0].Item != i {
-					t.Fatalf("%v should be refused with %q", items[i], d.text)
+					t.Fatalf("%v should be refused with %q", items[i], d.Text)
 				}
 				r := got.Refusals[0]
 				got.Refusals = got.Refusals[1:]
-				if r.Text != d.text || r.Waiting != d.waiting {
-					t.Fatalf("%v refused with %q waiting %v, want %q waiting %v", items[i], r.Text, r.Waiting, d.text, d.waiting)
+				if r.Text != d.Text || r.Waiting != d.Waiting {
+					t.Fatalf("%v refused with %q waiting %v, want %q waiting %v", items[i], r.Text, r.Waiting, d.Text, d.Waiting)
 				}
 				checkVerdict(t, n, &items[i], r.Verdict)
 				continue
 			}
 			if len(got.Placements) == 0 || got.Placements[0].Item != i {
-				t.Fatalf("%v should be placed on one of %v", items[i], d.best)
+				t.Fatalf("%v should be placed on one of %v", items[i], d.Best)
 			}
 			p := got.Placements[0]
 			got.Placements = got.Placements[1:]
-			if !slices.Contains(d.best, p.Cell) {
-				t.Fatalf("%v placed on %s, the best are %v", items[i], p.Cell, d.best)
+			if !slices.Contains(d.Best, p.Cell) {
+				t.Fatalf("%v placed on %s, the best are %v", items[i], p.Cell, d.Best)
 			}
-			n.place(&items[i], p.Cell)
+			n.Place(&items[i], p.Cell)
 		}
 	})
 }
 
 // checkVerdict counts again what a refusal says about the cells.
-func checkVerdict(t *rapid.T, n *naive, it *Item, v *Verdict) {
+func checkVerdict(t *rapid.T, n *naive.Auction, it *auction.Item, v *auction.Verdict) {
 	want := map[string]int{}
-	for i := range n.cells {
-		c := &n.cells[i]
+	for i := range n.Cells {
+		c := &n.Cells[i]
 		switch {
-		case c.Condition == Unreachable:
+		case c.Condition == auction.Unreachable:
 			want["unreachable"]++
-		case c.Condition == Unhealthy:
+		case c.Condition == auction.Unhealthy:
 			want["unhealthy"]++
-		case c.Condition == Busy:
+		case c.Condition == auction.Busy:
 			want["busy"]++
-		case c.Condition == Evacuating:
+		case c.Condition == auction.Evacuating:
 			want["evacuating"]++
-		case n.step(it, c) < 3:
-			want[[]string{"rootfs", "volume_drivers", "placement_tags"}[n.step(it, c)]]++
+		case n.Step(it, c) < 3:
+			want[[]string{"rootfs", "volume_drivers", "placement_tags"}[n.Step(it, c)]]++
 		case slices.Contains(it.Avoid, c.ID):
 			want["refused"]++
-		case len(n.missing(it, c)) > 0:
-			for _, m := range n.missing(it, c) {
+		case len(n.Missing(it, c)) > 0:
+			for _, m := range n.Missing(it, c) {
 				want[m]++
 			}
 		case c.StartSlots == 0:
@@ -173,8 +178,8 @@ func checkVerdict(t *rapid.T, n *naive, it *Item, v *Verdict) {
 	if diff := cmp.Diff(want, v.Counts()); diff != "" {
 		t.Fatalf("verdict of %v (-want +got):\n%s", it, diff)
 	}
-	if v.Cells != len(n.cells) {
-		t.Fatalf("verdict is about %d cells of %d", v.Cells, len(n.cells))
+	if v.Cells != len(n.Cells) {
+		t.Fatalf("verdict is about %d cells of %d", v.Cells, len(n.Cells))
 	}
 }
 
@@ -184,9 +189,9 @@ func TestScheduleIsDeterministic(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		cells, opts := genCells(t), genOptions(t)
 		items := genItems(t, cells)
-		byKey := func(cells []Cell, items []Item) map[string]string {
+		byKey := func(cells []auction.Cell, items []auction.Item) map[string]string {
 			out := map[string]string{}
-			r := New(cells, opts).Schedule(items)
+			r := auction.New(cells, opts).Schedule(items)
 			for _, p := range r.Placements {
 				out[fmt.Sprint(items[p.Item].GUID, items[p.Item].Index)] = p.Cell
 			}
@@ -215,8 +220,8 @@ func TestExplainAgrees(t *testing.T) {
 			return
 		}
 		item := items[0]
-		verdicts := New(cells, opts).Explain(item)
-		result := New(cells, opts).Schedule([]Item{item})
+		verdicts := auction.New(cells, opts).Explain(item)
+		result := auction.New(cells, opts).Schedule([]auction.Item{item})
 		if len(result.Refusals) > 0 {
 			for _, v := range verdicts {
 				if len(v.Reasons) == 0 {
@@ -225,11 +230,40 @@ func TestExplainAgrees(t *testing.T) {
 			}
 			return
 		}
-		winner := verdicts[slices.IndexFunc(verdicts, func(v CellVerdict) bool { return v.Cell == result.Placements[0].Cell })]
+		winner := verdicts[slices.IndexFunc(verdicts, func(v auction.CellVerdict) bool { return v.Cell == result.Placements[0].Cell })]
 		for _, v := range verdicts {
 			if len(v.Reasons) == 0 && v.Zone == winner.Zone && v.Score() < winner.Score()-1e-9 {
 				t.Fatalf("%s (%v) won over %s (%v)", winner.Cell, winner.Score(), v.Cell, v.Score())
 			}
 		}
 	})
+}
+
+// TestNaiveAgreesAtScale compares the spread of both algorithms on one larger input:
+// cells of different sizes, large and small processes.
+func TestNaiveAgreesAtScale(t *testing.T) {
+	t.Parallel()
+	cells, items := fleet(48), starts(3000)
+	for i := range cells {
+		cells[i].Total.MemoryMB += int64(i%7) * 1000
+		cells[i].Available = cells[i].Total
+	}
+	deviation := func(r auction.Result) float64 {
+		require.Empty(t, r.Refusals)
+		perCell := map[string]int{}
+		for _, p := range r.Placements {
+			perCell[p.Cell]++
+		}
+		mean, sum := float64(len(items))/float64(len(cells)), 0.0
+		for _, n := range perCell {
+			sum += (float64(n) - mean) * (float64(n) - mean)
+		}
+		return math.Sqrt(sum / float64(len(cells)))
+	}
+	opts := auction.Options{StartingWeight: 0.25}
+	fast := deviation(auction.New(cells, opts).Schedule(items))
+	slow := deviation(naive.New(cells, opts).Schedule(items))
+	if fast > slow+0.1 {
+		t.Errorf("deviation %.3f, scoring every pair gives %.3f", fast, slow)
+	}
 }

@@ -452,27 +452,3 @@ func TestSeedsVaryTies(t *testing.T) {
 	}
 	require.Len(t, winners, 8, "each of eight equal cells wins sometimes")
 }
-
-// TestNaiveAgreesAtScale compares the spread of both algorithms on one larger input:
-// cells of different sizes, large and small processes.
-func TestNaiveAgreesAtScale(t *testing.T) {
-	t.Parallel()
-	cells, items := fleet(48), starts(3000)
-	for i := range cells {
-		cells[i].Total.MemoryMB += int64(i%7) * 1000
-		cells[i].Available = cells[i].Total
-	}
-	deviation := func(r Result) float64 {
-		require.Empty(t, r.Refusals)
-		mean, sum := float64(len(items))/float64(len(cells)), 0.0
-		for _, n := range perCell(r) {
-			sum += (float64(n) - mean) * (float64(n) - mean)
-		}
-		return math.Sqrt(sum / float64(len(cells)))
-	}
-	fast := deviation(New(cells, standard).Schedule(items))
-	slow := deviation(newNaive(cells, standard).schedule(items))
-	if fast > slow+0.1 {
-		t.Errorf("deviation %.3f, scoring every pair gives %.3f", fast, slow)
-	}
-}

@@ -1,4 +1,10 @@
-package auction
+// Package naive is the auction as the rules are written: for each item it scores every
+// cell. It is the oracle of tests and the yardstick of benchmarks, and no part of the
+// product: nothing that the auctioneer runs may import it.
+//
+// It shares the input and result types and the texts of package auction and none of its code,
+// so that a mistake cannot be in both.
+package naive
 
 import (
 	"fmt"
@@ -7,23 +13,26 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"diego.internal/auctioneer/internal/auction"
 )
 
-// naive is the auction as the rules are written: for each item it scores every cell.
-// It shares no code with the fast one but the input types, and is what the fast one
-// is compared with.
-type naive struct {
-	opts     Options
-	cells    []Cell
+// Auction is a snapshot of the cells and the decisions made on it so far. It is not safe
+// for concurrent use.
+type Auction struct {
+	// Cells are the cells as they are after the placements so far. Readers may look at them.
+	Cells []auction.Cell
+
+	opts     auction.Options
 	perCell  []map[string]int
 	ordinals map[string]int
-	charge   func(r *Request, c *Cell) int64
 }
 
-func newNaive(cells []Cell, opts Options) *naive {
-	n := &naive{opts: opts, cells: slices.Clone(cells), ordinals: map[string]int{}}
-	for i := range n.cells {
-		c := &n.cells[i]
+// New takes a snapshot of the cells.
+func New(cells []auction.Cell, opts auction.Options) *Auction {
+	n := &Auction{opts: opts, Cells: slices.Clone(cells), ordinals: map[string]int{}}
+	for i := range n.Cells {
+		c := &n.Cells[i]
 		counts := map[string]int{}
 		maps.Copy(counts, c.Instances)
 		n.perCell = append(n.perCell, counts)
@@ -37,28 +46,29 @@ func newNaive(cells []Cell, opts Options) *naive {
 		}
 	}
 	if opts.BinPackWeight > 0 {
-		for i := range n.cells {
-			for j := range n.cells {
-				ci, cj := &n.cells[i], &n.cells[j]
-				if ci.Condition == Open && cj.Condition == Open && ci.Zone == cj.Zone &&
+		for i := range n.Cells {
+			for j := range n.Cells {
+				ci, cj := &n.Cells[i], &n.Cells[j]
+				if ci.Condition == auction.Open && cj.Condition == auction.Open && ci.Zone == cj.Zone &&
 					(cj.Index < ci.Index || (cj.Index == ci.Index && cj.ID < ci.ID)) {
 					n.ordinals[ci.ID]++
 				}
 			}
 		}
 	}
-	n.charge = func(r *Request, c *Cell) int64 {
-		if r.Proxy && r.MemoryMB > 0 {
-			return r.MemoryMB + c.ProxyMemoryMB
-		}
-		return r.MemoryMB
-	}
 	return n
 }
 
-// step is how far a cell gets with an item: 0 to 2 for the constraint it fails, 3 for
-// none.
-func (n *naive) step(it *Item, c *Cell) int {
+func charge(r *auction.Request, c *auction.Cell) int64 {
+	if r.Proxy && r.MemoryMB > 0 {
+		return r.MemoryMB + c.ProxyMemoryMB
+	}
+	return r.MemoryMB
+}
+
+// Step is how far a cell gets with an item: 0 to 2 for the constraint it fails (root
+// filesystem, volume drivers, placement tags), 3 for none.
+func (n *Auction) Step(it *auction.Item, c *auction.Cell) int {
 	r, p := it.Request, c.Profile
 	u, err := url.Parse(r.RootFS)
 	if err != nil || u.Scheme == "" {
@@ -97,7 +107,8 @@ func (n *naive) step(it *Item, c *Cell) int {
 	return 3
 }
 
-func (n *naive) missing(it *Item, c *Cell) []string {
+// Missing names what the cell has too little of for the item, in alphabetical order.
+func (n *Auction) Missing(it *auction.Item, c *auction.Cell) []string {
 	var out []string
 	if c.Available.Containers < 1 {
 		out = append(out, "containers")
@@ -105,7 +116,7 @@ func (n *naive) missing(it *Item, c *Cell) []string {
 	if c.Available.DiskMB < it.Request.DiskMB {
 		out = append(out, "disk")
 	}
-	if c.Available.MemoryMB < n.charge(it.Request, c) {
+	if c.Available.MemoryMB < charge(it.Request, c) {
 		out = append(out, "memory")
 	}
 	return out
@@ -118,66 +129,70 @@ func used(total, available, demand int64) float64 {
 	return 1 - float64(available-demand)/float64(total)
 }
 
-func (n *naive) score(it *Item, i int) float64 {
-	c := &n.cells[i]
-	s := (used(c.Total.MemoryMB, c.Available.MemoryMB, n.charge(it.Request, c)) +
+func (n *Auction) score(it *auction.Item, i int) float64 {
+	c := &n.Cells[i]
+	s := (used(c.Total.MemoryMB, c.Available.MemoryMB, charge(it.Request, c)) +
 		used(c.Total.DiskMB, c.Available.DiskMB, it.Request.DiskMB) +
 		used(c.Total.Containers, c.Available.Containers, 1)) / 3
 	s += float64(c.Starting) * n.opts.StartingWeight
-	if it.Kind == LRP {
+	if it.Kind == auction.LRP {
 		return s + 1000*float64(n.perCell[i][it.GUID]) + float64(n.ordinals[c.ID])*n.opts.BinPackWeight
 	}
 	tasks, open := 0, 0
-	for j := range n.cells {
-		if n.cells[j].Condition == Open && n.cells[j].Zone == c.Zone {
-			tasks += n.cells[j].Tasks
+	for j := range n.Cells {
+		if n.Cells[j].Condition == auction.Open && n.Cells[j].Zone == c.Zone {
+			tasks += n.Cells[j].Tasks
 			open++
 		}
 	}
 	return s + 0.1*float64(min(c.Tasks, 5)) + 0.25*min(1, float64(tasks)/float64(open))
 }
 
-// decision is what the rules allow: the cells within rounding of the best score, or
-// the text of the refusal.
-type decision struct {
-	best    []string
-	text    string
-	waiting bool
+// Decision is what the rules allow for an item.
+type Decision struct {
+	// Best are the ids of the cells within rounding of the best score, in order; none for
+	// an item that is refused.
+	Best []string
+	// Text is the placement error of a refusal, Waiting whether only a limit on starts
+	// stands against the item.
+	Text    string
+	Waiting bool
 }
 
-func (n *naive) decide(it *Item) decision {
+// Decide judges an item and changes nothing.
+func (n *Auction) Decide(it *auction.Item) Decision {
 	open, furthest := 0, 0
 	var compatible []int
 	inFlight := 0
-	for i := range n.cells {
-		c := &n.cells[i]
-		if c.Condition != Open {
+	for i := range n.Cells {
+		c := &n.Cells[i]
+		if c.Condition != auction.Open {
 			continue
 		}
 		open++
 		inFlight += c.Starting
-		s := n.step(it, c)
+		s := n.Step(it, c)
 		furthest = max(furthest, s)
 		if s == 3 {
 			compatible = append(compatible, i)
 		}
 	}
 	if open == 0 {
-		return decision{text: TextCommunication}
+		return Decision{Text: auction.TextCommunication}
 	}
 	if furthest < 3 {
-		return decision{text: n.mismatch(it, furthest)}
+		return Decision{Text: n.mismatch(it, furthest)}
 	}
 	atLimit := n.opts.InFlightLimit > 0 && inFlight >= n.opts.InFlightLimit
 	var takers []int
 	slotless, failed := false, 0
 	missing := map[string]int{}
 	for _, i := range compatible {
-		c := &n.cells[i]
+		c := &n.Cells[i]
 		if slices.Contains(it.Avoid, c.ID) {
 			continue
 		}
-		if m := n.missing(it, c); len(m) > 0 {
+		if m := n.Missing(it, c); len(m) > 0 {
 			failed++
 			for _, name := range m {
 				missing[name]++
@@ -191,12 +206,12 @@ func (n *naive) decide(it *Item) decision {
 		takers = append(takers, i)
 	}
 	if atLimit && len(takers) > 0 || len(takers) == 0 && slotless {
-		return decision{text: TextInFlightLimit, waiting: true}
+		return Decision{Text: auction.TextInFlightLimit, Waiting: true}
 	}
 	if len(takers) == 0 {
-		return decision{text: insufficient(missing, failed)}
+		return Decision{Text: insufficient(missing, failed)}
 	}
-	return decision{best: n.bestOf(it, takers)}
+	return Decision{Best: n.bestOf(it, takers)}
 }
 
 func insufficient(missing map[string]int, failed int) string {
@@ -212,7 +227,7 @@ func insufficient(missing map[string]int, failed int) string {
 	return "insufficient resources: " + strings.Join(common, ", ")
 }
 
-func (n *naive) mismatch(it *Item, furthest int) string {
+func (n *Auction) mismatch(it *auction.Item, furthest int) string {
 	switch {
 	case furthest == 0:
 		return "found no compatible cell for required rootfs"
@@ -244,20 +259,20 @@ func (n *naive) mismatch(it *Item, furthest int) string {
 
 // bestOf returns the takers within rounding of the best score; for an instance, only
 // of the zones with the fewest instances among the zones that have takers.
-func (n *naive) bestOf(it *Item, takers []int) []string {
+func (n *Auction) bestOf(it *auction.Item, takers []int) []string {
 	inZone := map[string]int{}
-	for i := range n.cells {
-		if n.cells[i].Condition != Evacuating {
-			inZone[n.cells[i].Zone] += n.perCell[i][it.GUID]
+	for i := range n.Cells {
+		if n.Cells[i].Condition != auction.Evacuating {
+			inZone[n.Cells[i].Zone] += n.perCell[i][it.GUID]
 		}
 	}
 	fewest := math.MaxInt
 	for _, i := range takers {
-		fewest = min(fewest, inZone[n.cells[i].Zone])
+		fewest = min(fewest, inZone[n.Cells[i].Zone])
 	}
 	best, scores := math.Inf(1), map[int]float64{}
 	for _, i := range takers {
-		if it.Kind == LRP && inZone[n.cells[i].Zone] > fewest {
+		if it.Kind == auction.LRP && inZone[n.Cells[i].Zone] > fewest {
 			continue
 		}
 		scores[i] = n.score(it, i)
@@ -266,27 +281,28 @@ func (n *naive) bestOf(it *Item, takers []int) []string {
 	var out []string
 	for i, s := range scores {
 		if s <= best+1e-9 {
-			out = append(out, n.cells[i].ID)
+			out = append(out, n.Cells[i].ID)
 		}
 	}
 	slices.Sort(out)
 	return out
 }
 
-func (n *naive) place(it *Item, id string) {
-	for i := range n.cells {
-		c := &n.cells[i]
+// Place books the item on the cell of that id.
+func (n *Auction) Place(it *auction.Item, id string) {
+	for i := range n.Cells {
+		c := &n.Cells[i]
 		if c.ID != id {
 			continue
 		}
-		c.Available.MemoryMB -= n.charge(it.Request, c)
+		c.Available.MemoryMB -= charge(it.Request, c)
 		c.Available.DiskMB -= it.Request.DiskMB
 		c.Available.Containers--
 		c.Starting++
 		if c.StartSlots > 0 {
 			c.StartSlots--
 		}
-		if it.Kind == Task {
+		if it.Kind == auction.Task {
 			c.Tasks++
 		} else {
 			n.perCell[i][it.GUID]++
@@ -294,15 +310,15 @@ func (n *naive) place(it *Item, id string) {
 	}
 }
 
-// order sorts the items by the table of the rules.
-func (n *naive) order(items []Item) []int {
+// Order is the positions of the items in the order of decision, by the table of the rules.
+func (n *Auction) Order(items []auction.Item) []int {
 	pos := make([]int, len(items))
 	for i := range pos {
 		pos[i] = i
 	}
-	step := func(it *Item) int {
+	step := func(it *auction.Item) int {
 		switch {
-		case it.Kind == Task:
+		case it.Kind == auction.Task:
 			return 2
 		case it.Index == 0:
 			return 1
@@ -329,17 +345,18 @@ func (n *naive) order(items []Item) []int {
 	return pos
 }
 
-// schedule runs the naive auction to its end, taking the first of equally good cells.
-func (n *naive) schedule(items []Item) Result {
-	var result Result
-	for _, i := range n.order(items) {
-		d := n.decide(&items[i])
-		if len(d.best) == 0 {
-			result.Refusals = append(result.Refusals, Refusal{Item: i, Text: d.text, Waiting: d.waiting})
+// Schedule decides all items, taking the first of equally good cells. The refusals have no
+// verdict.
+func (n *Auction) Schedule(items []auction.Item) auction.Result {
+	var result auction.Result
+	for _, i := range n.Order(items) {
+		d := n.Decide(&items[i])
+		if len(d.Best) == 0 {
+			result.Refusals = append(result.Refusals, auction.Refusal{Item: i, Text: d.Text, Waiting: d.Waiting})
 			continue
 		}
-		n.place(&items[i], d.best[0])
-		result.Placements = append(result.Placements, Placement{Item: i, Cell: d.best[0]})
+		n.Place(&items[i], d.Best[0])
+		result.Placements = append(result.Placements, auction.Placement{Item: i, Cell: d.Best[0]})
 	}
 	return result
 }
