@@ -66,8 +66,8 @@ func run(ctx context.Context, args []string) error {
 		defer func() { _ = locket.Close() }()
 		g.Go(func() error { return whileLocked(ctx, lockConfig(cfg, lockclient.NewLocket(locket), tel.Log), work) })
 	}
-	tel.Started(slog.String("cell_id", cfg.CellID))
-	return g.Wait() //nolint:wrapcheck // wrapped by each part
+	tel.Started(slog.String("cell_id", cfg.CellID)) //nolint:contextcheck // one log line
+	return g.Wait()                                 //nolint:wrapcheck // wrapped by each part
 }
 
 // checkIdentity requires the certificate of the cell's own emitter: another one would be refused by the BBS later, or
@@ -125,7 +125,7 @@ func whileLocked(ctx context.Context, cfg lockclient.LockConfig, work func(conte
 	lock, err := lockclient.Acquire(ctx, cfg)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil //nolint:nilerr // asked to stop while waiting
+		return nil // asked to stop while waiting
 	case err != nil:
 		return fmt.Errorf("acquiring the lock %s: %w", cfg.Key, err)
 	}

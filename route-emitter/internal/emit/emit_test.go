@@ -64,13 +64,13 @@ func (r *rig) run() {
 }
 
 // router subscribes to a subject as a router would.
-func (r *rig) router(subject string) (*nats.Conn, *nats.Subscription) {
+func (r *rig) router(subject string) *nats.Subscription {
 	r.t.Helper()
 	nc := r.nats.Connect(mtls.RoleRouter)
 	s, err := nc.SubscribeSync(subject)
 	require.NoError(r.t, err)
 	require.NoError(r.t, nc.FlushTimeout(patience))
-	return nc, s
+	return s
 }
 
 // answerGreets replies to greets of a plane from now on.
@@ -121,7 +121,7 @@ func TestEmitterGreetsAndEmits(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	r.fill(1, "a.com", "b.com")
-	_, all := r.router("router.register")
+	all := r.router("router.register")
 	r.run()
 	require.Eventually(t, func() bool { return r.emitter.Status().Connected }, patience, time.Millisecond)
 	require.ErrorContains(t, r.emitter.Status().Check(time.Now()), "no router has answered")
@@ -137,7 +137,7 @@ func TestEmitterEmitsWithoutAnyRouter(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(c *Config) { c.DefaultInterval = 100 * time.Millisecond })
 	r.fill(1, "a.com")
-	_, messages := r.router("router.register")
+	messages := r.router("router.register")
 	r.run()
 	for range 3 {
 		next(t, messages, "router.register a.com")
@@ -148,7 +148,7 @@ func TestEmitterEmitsAtTheIntervalOfTheRouter(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	r.fill(1, "a.com")
-	_, messages := r.router("router.register")
+	messages := r.router("router.register")
 	r.answerGreets("router", 1)
 	r.run()
 	for range 3 { // at once when connected or greeted, then at steady ticks
@@ -163,7 +163,7 @@ func TestEmitterEmitsAfterStart(t *testing.T) {
 	nc := r.answerGreets("router", 60)
 	r.run()
 	require.Eventually(t, func() bool { return r.emitter.Status().Greeted }, patience, time.Millisecond)
-	_, messages := r.router("router.register")
+	messages := r.router("router.register")
 	require.NoError(t, nc.Publish("router.start", start(30)))
 	next(t, messages, "router.register a.com")
 	require.Equal(t, 30*time.Second, r.emitter.Status().Interval)
@@ -172,7 +172,7 @@ func TestEmitterEmitsAfterStart(t *testing.T) {
 func TestEmitterSendsChangesAtOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
-	_, messages := r.router("router.*")
+	messages := r.router("router.*")
 	r.answerGreets("router", 60)
 	r.run()
 	require.Eventually(t, func() bool { return r.emitter.Status().Greeted && !r.emitter.Status().LastEmission.IsZero() }, patience, time.Millisecond)
@@ -202,7 +202,7 @@ func TestEmitterServesInternalPlane(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(c *Config) { c.Internal = true })
 	r.fill(1, "a.com")
-	_, messages := r.router("service-discovery.register")
+	messages := r.router("service-discovery.register")
 	r.answerGreets("service-discovery", 20)
 	r.run()
 	next(t, messages, "service-discovery.register p.apps.internal")
@@ -211,7 +211,7 @@ func TestEmitterServesInternalPlane(t *testing.T) {
 func TestEmitterRepeatsUnregistrations(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(c *Config) { c.RepeatInterval = 20 * time.Millisecond })
-	_, messages := r.router("router.unregister")
+	messages := r.router("router.unregister")
 	r.run()
 	require.Eventually(t, func() bool { return r.emitter.Status().Connected }, patience, time.Millisecond)
 	r.fill(1, "a.com")
@@ -235,8 +235,8 @@ func TestEmitterSurvivesLossOfNATS(t *testing.T) {
 	r.emitter.Apply(r.fill(2, "a.com", "new.com"))
 	require.Positive(t, testutil.ToFloat64(r.emitter.metrics.dropped))
 	r.nats.Restart()
-	_, registered := r.router("router.register")
-	_, unregistered := r.router("router.unregister")
+	registered := r.router("router.register")
+	unregistered := r.router("router.unregister")
 	require.Eventually(t, func() bool { return r.emitter.Status().Connected }, patience, time.Millisecond)
 	// The router may have come after the emitter; then only a cut shows the emission again.
 	r.nats.Disconnect("route-emitter ")

@@ -30,7 +30,8 @@ func TestParseRoutes(t *testing.T) {
 					{Hostname: "c.com", ContainerPort: 9090, PerInstance: true},
 				},
 				Internal: []string{"a.apps.internal"},
-			}, "",
+			},
+			"",
 		},
 		"no list":                         {map[string][]byte{"cf-router": []byte(`{}`)}, Routes{}, "cf-router: json"},
 		"a bad element leaves the others": {map[string][]byte{"cf-router": []byte(`[{"hostnames":"x","port":1},{"hostnames":["a.com"],"port":1}]`)}, Routes{HTTP: []HTTPRoute{{Hostname: "a.com", ContainerPort: 1}}}, "cf-router[0]"},
@@ -83,23 +84,28 @@ func TestMessagePayload(t *testing.T) {
 		want   map[Key]string
 	}{
 		"by the cell's address": {
-			Config{}, func(*Desired, *Endpoint) {},
+			Config{},
+			func(*Desired, *Endpoint) {},
 			map[Key]string{{PlaneHTTP, "10.0.0.2:61014", "web.example.com"}: `{"host":"10.0.0.2","port":61012,"tls_port":61014,` + common},
 		},
 		"by the container's address, options included": {
-			Config{}, func(_ *Desired, e *Endpoint) { e.Preferred = PreferInstance },
+			Config{},
+			func(_ *Desired, e *Endpoint) { e.Preferred = PreferInstance },
 			map[Key]string{{PlaneHTTP, "172.16.0.2:61001", "web.example.com"}: `{"host":"172.16.0.2","port":8080,"tls_port":61001,` + common},
 		},
 		"the installation decides where the instance does not": {
-			Config{DirectInstanceRoutes: true}, func(*Desired, *Endpoint) {},
+			Config{DirectInstanceRoutes: true},
+			func(*Desired, *Endpoint) {},
 			map[Key]string{{PlaneHTTP, "172.16.0.2:61001", "web.example.com"}: `{"host":"172.16.0.2","port":8080,"tls_port":61001,` + common},
 		},
 		"but not where it does": {
-			Config{DirectInstanceRoutes: true}, func(_ *Desired, e *Endpoint) { e.Preferred = PreferHost },
+			Config{DirectInstanceRoutes: true},
+			func(_ *Desired, e *Endpoint) { e.Preferred = PreferHost },
 			map[Key]string{{PlaneHTTP, "10.0.0.2:61014", "web.example.com"}: `{"host":"10.0.0.2","port":61012,"tls_port":61014,` + common},
 		},
 		"without TLS proxy and details": {
-			Config{}, func(d *Desired, e *Endpoint) {
+			Config{},
+			func(d *Desired, e *Endpoint) {
 				d.Routes.HTTP, d.MetricTags = []HTTPRoute{{Hostname: "web.example.com", ContainerPort: 2222}}, nil
 				e.Zone = ""
 			},
@@ -107,7 +113,8 @@ func TestMessagePayload(t *testing.T) {
 				`"private_instance_index":"2","server_cert_domain_san":"i2","tags":{"component":"route-emitter"}}`},
 		},
 		"a name for each instance": {
-			Config{}, func(d *Desired, e *Endpoint) {
+			Config{},
+			func(d *Desired, e *Endpoint) {
 				d.Routes.HTTP, d.MetricTags = []HTTPRoute{{Hostname: "foo.com/bar", ContainerPort: 2222, PerInstance: true}}, nil
 				e.Zone = ""
 			},
@@ -119,7 +126,8 @@ func TestMessagePayload(t *testing.T) {
 			},
 		},
 		"the same name on two ports": {
-			Config{}, func(d *Desired, e *Endpoint) {
+			Config{},
+			func(d *Desired, e *Endpoint) {
 				d.MetricTags = nil
 				d.Routes.HTTP = []HTTPRoute{{Hostname: "a", ContainerPort: 2222}, {Hostname: "a", ContainerPort: 8080}}
 				e.Ports[0].HostTLS, e.Zone = 0, ""
@@ -130,7 +138,8 @@ func TestMessagePayload(t *testing.T) {
 			},
 		},
 		"internal routes": {
-			Config{InternalRoutes: true}, func(d *Desired, _ *Endpoint) { d.Routes.HTTP = nil },
+			Config{InternalRoutes: true},
+			func(d *Desired, _ *Endpoint) { d.Routes.HTTP = nil },
 			map[Key]string{{PlaneInternal, "172.16.0.2", "web.apps.internal"}: internal},
 		},
 		"a port that the instance has not": {Config{}, func(d *Desired, _ *Endpoint) { d.Routes.HTTP[0].ContainerPort = 1 }, map[Key]string{}},

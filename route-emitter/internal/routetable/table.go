@@ -2,6 +2,7 @@ package routetable
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -181,9 +182,7 @@ func (t *Table) all() map[Key]Message {
 	out := make(map[Key]Message, t.size)
 	for _, p := range t.processes {
 		for _, i := range p.instances {
-			for k, m := range i.emitted {
-				out[k] = m
-			}
+			maps.Copy(out, i.emitted)
 		}
 	}
 	return out

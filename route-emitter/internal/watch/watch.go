@@ -218,9 +218,9 @@ func (w *Watcher) setRevision(revision uint64) {
 }
 
 // change makes one change of the table and hands its result on.
-func (w *Watcher) change(ctx context.Context, make func(*routetable.Table) routetable.Changes) {
+func (w *Watcher) change(ctx context.Context, apply func(*routetable.Table) routetable.Changes) {
 	w.mu.Lock()
-	c := make(w.table)
+	c := apply(w.table)
 	w.mu.Unlock()
 	w.report(ctx, c.Collisions)
 	w.cfg.Apply(c)

@@ -223,8 +223,9 @@ func routes(hostnames ...string) map[string][]byte {
 	return map[string][]byte{"cf-router": []byte(`[{"hostnames":["` + strings.Join(hostnames, `","`) + `"],"port":8080}]`)}
 }
 
-func info(guid string, index uint32, hostnames ...string) *workloadv1.SchedulingInfo {
-	return &workloadv1.SchedulingInfo{ProcessGuid: guid, Domain: "domain", Instances: 3, Routes: routes(hostnames...), ModificationTag: tag(index)}
+// info is process "p".
+func info(index uint32, hostnames ...string) *workloadv1.SchedulingInfo {
+	return &workloadv1.SchedulingInfo{ProcessGuid: "p", Domain: "domain", Instances: 3, Routes: routes(hostnames...), ModificationTag: tag(index)}
 }
 
 func lrp(guid string, n int32, tagIndex uint32) *workloadv1.ActualLRP {
@@ -287,7 +288,7 @@ func (r *rig) start() *stream {
 	s := r.accept()
 	require.True(r.t, s.request.GetSnapshot(), "a watcher without table asks for a snapshot")
 	r.send(s, snapshot(10, &bbsv1.WatchResponse_SnapshotChunk{
-		DesiredLrps: []*workloadv1.SchedulingInfo{info("p", 1, "a")}, ActualLrps: []*workloadv1.ActualLRP{lrp("p", 0, 1)}, Domains: fresh("domain"),
+		DesiredLrps: []*workloadv1.SchedulingInfo{info(1, "a")}, ActualLrps: []*workloadv1.ActualLRP{lrp("p", 0, 1)}, Domains: fresh("domain"),
 	})...)
 	r.expect(10, "+a@10.0.1.0:61000")
 	return s
@@ -317,10 +318,10 @@ func TestWatcherEvents(t *testing.T) {
 		event *bbsv1.Event
 		want  []string
 	}{
-		"routes changed":                      {desiredChanged(info("p", 2, "b")), []string{"+b@10.0.1.0:61000", "-a@10.0.1.0:61000"}},
-		"routes of an older version":          {desiredChanged(info("p", 0, "b")), nil},
-		"scaled to zero":                      {desiredChanged(func() *workloadv1.SchedulingInfo { i := info("p", 2, "a"); i.Instances = 0; return i }()), []string{"-a@10.0.1.0:61000"}},
-		"desired removed":                     {&bbsv1.Event{Event: &bbsv1.Event_DesiredLrpRemoved{DesiredLrpRemoved: &bbsv1.DesiredLRPRemoved{DesiredLrp: info("p", 1, "a")}}}, []string{"-a@10.0.1.0:61000"}},
+		"routes changed":                      {desiredChanged(info(2, "b")), []string{"+b@10.0.1.0:61000", "-a@10.0.1.0:61000"}},
+		"routes of an older version":          {desiredChanged(info(0, "b")), nil},
+		"scaled to zero":                      {desiredChanged(func() *workloadv1.SchedulingInfo { i := info(2, "a"); i.Instances = 0; return i }()), []string{"-a@10.0.1.0:61000"}},
+		"desired removed":                     {&bbsv1.Event{Event: &bbsv1.Event_DesiredLrpRemoved{DesiredLrpRemoved: &bbsv1.DesiredLRPRemoved{DesiredLrp: info(1, "a")}}}, []string{"-a@10.0.1.0:61000"}},
 		"another instance created":            {created(lrp("p", 1, 1)), []string{"+a@10.0.1.1:61000"}},
 		"another instance created, claimed":   {created(with(lrp("p", 1, 1), claimed)), nil},
 		"an instance begins to run":           {changed(with(lrp("p", 1, 1), claimed), lrp("p", 1, 2)), []string{"+a@10.0.1.1:61000"}},
@@ -433,7 +434,7 @@ func TestWatcherTakesSnapshotOfAnotherDatabase(t *testing.T) {
 	require.True(t, s.request.GetSnapshot())
 	require.Equal(t, []string{"a@10.0.1.0:61000"}, r.uris(), "until the snapshot is there the table stays")
 	r.send(s, snapshot(3, &bbsv1.WatchResponse_SnapshotChunk{
-		DesiredLrps: []*workloadv1.SchedulingInfo{info("p", 1, "a")}, ActualLrps: []*workloadv1.ActualLRP{lrp("p", 1, 1)}, Domains: fresh("domain"),
+		DesiredLrps: []*workloadv1.SchedulingInfo{info(1, "a")}, ActualLrps: []*workloadv1.ActualLRP{lrp("p", 1, 1)}, Domains: fresh("domain"),
 	})...)
 	r.expect(3, "+a@10.0.1.1:61000", "-a@10.0.1.0:61000")
 }
@@ -515,7 +516,7 @@ func TestWatcherWarnsOfBadRoutes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	s := r.start()
-	bad := info("p", 2, "a")
+	bad := info(2, "a")
 	bad.Routes["internal-router"] = []byte("nonsense")
 	r.send(s, changes(11, desiredChanged(bad)))
 	r.expect(11)
@@ -528,8 +529,10 @@ func TestConvert(t *testing.T) {
 	in := &workloadv1.ActualLRP{
 		Key:         &workloadv1.ActualLRPKey{ProcessGuid: "p", Index: 2, Domain: "d"},
 		InstanceKey: &workloadv1.ActualLRPInstanceKey{InstanceGuid: "i", CellId: "c"},
-		NetInfo: &workloadv1.ActualLRPNetInfo{Address: "h", InstanceAddress: "ca", PreferredAddress: workloadv1.PreferredAddress_PREFERRED_ADDRESS_INSTANCE,
-			Ports: []*workloadv1.PortMapping{{ContainerPort: 1, HostPort: 2, ContainerTlsProxyPort: 3, HostTlsProxyPort: 4}}},
+		NetInfo: &workloadv1.ActualLRPNetInfo{
+			Address: "h", InstanceAddress: "ca", PreferredAddress: workloadv1.PreferredAddress_PREFERRED_ADDRESS_INSTANCE,
+			Ports: []*workloadv1.PortMapping{{ContainerPort: 1, HostPort: 2, ContainerTlsProxyPort: 3, HostTlsProxyPort: 4}},
+		},
 		State: workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING, Presence: workloadv1.Presence_PRESENCE_EVACUATING, Routable: true,
 		Since: timestamppb.New(time.Unix(5, 6)), AvailabilityZone: "z", ModificationTag: &workloadv1.ModificationTag{Epoch: "e", Index: 7},
 	}

@@ -27,7 +27,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err //nolint:wrapcheck // complete as it is, and ErrDone must stay itself
 	}
-	tel, err := telemetry.New("router", cfg.Config)
+	tel, err := telemetry.New("router", cfg.Config) //nolint:contextcheck // opens a listener, which outlives ctx
 	if err != nil {
 		return fmt.Errorf("setting up telemetry: %w", err)
 	}
@@ -87,8 +87,8 @@ func run(ctx context.Context, args []string) error {
 		defer context.AfterFunc(gctx, cancel)() // a failure elsewhere drains too
 		return front.server.Run(ctx)
 	})
-	tel.Started(slog.String("listen", front.address), slog.String("status_listen", statusAddress))
-	return g.Wait() //nolint:wrapcheck // wrapped by each part
+	tel.Started(slog.String("listen", front.address), slog.String("status_listen", statusAddress)) //nolint:contextcheck // one log line
+	return g.Wait()                                                                                //nolint:wrapcheck // wrapped by each part
 }
 
 // parts is what most of the router is made from.

@@ -76,7 +76,7 @@ func (f *Frontend) Run(ctx context.Context) error {
 		cut()
 		err = server.Close()
 	}
-	<-served // always http.ErrServerClosed now
+	_ = <-served // always http.ErrServerClosed now
 	if err != nil {
 		return fmt.Errorf("closing the http server: %w", err)
 	}

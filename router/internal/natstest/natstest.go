@@ -17,7 +17,7 @@ import (
 
 // Server is a NATS server that can be stopped and started again on its port.
 type Server struct {
-	t         testing.TB
+	tb        testing.TB
 	authority *mtlstest.Authority
 	source    *mtls.Source
 	port      int
@@ -25,28 +25,28 @@ type Server struct {
 }
 
 // Start runs a server whose certificate comes from authority, until the test ends.
-func Start(t testing.TB, authority *mtlstest.Authority) *Server {
-	t.Helper()
-	s := &Server{t: t, authority: authority, source: authority.Source(mtls.Identity{Role: mtls.RoleNATS}), port: server.RANDOM_PORT}
+func Start(tb testing.TB, authority *mtlstest.Authority) *Server {
+	tb.Helper()
+	s := &Server{tb: tb, authority: authority, source: authority.Source(mtls.Identity{Role: mtls.RoleNATS}), port: server.RANDOM_PORT}
 	s.Restart()
-	t.Cleanup(s.Stop)
+	tb.Cleanup(s.Stop)
 	return s
 }
 
 // Restart starts the stopped server, on the port it had.
 func (s *Server) Restart() {
-	s.t.Helper()
+	s.tb.Helper()
 	cfg := s.source.ServerConfig()
 	running, err := server.NewServer(&server.Options{
 		Host: "127.0.0.1", Port: s.port, NoLog: true, NoSigs: true,
 		TLS: true, TLSVerify: true, TLSConfig: cfg, TLSTimeout: 5,
 	})
-	require.NoError(s.t, err, "making a nats server")
+	require.NoError(s.tb, err, "making a nats server")
 	running.Start()
-	require.True(s.t, running.ReadyForConnections(10*time.Second), "nats server does not accept connections")
+	require.True(s.tb, running.ReadyForConnections(10*time.Second), "nats server does not accept connections")
 	s.running = running
 	addr, ok := running.Addr().(*net.TCPAddr)
-	require.True(s.t, ok, "nats listens on %v", running.Addr())
+	require.True(s.tb, ok, "nats listens on %v", running.Addr())
 	s.port = addr.Port
 }
 
@@ -62,17 +62,17 @@ func (s *Server) Stop() {
 
 // Disconnect cuts the clients whose name begins with prefix; they may come back at once.
 func (s *Server) Disconnect(prefix string) {
-	s.t.Helper()
+	s.tb.Helper()
 	all, err := s.running.Connz(nil)
-	require.NoError(s.t, err)
+	require.NoError(s.tb, err)
 	cut := 0
 	for _, c := range all.Conns {
 		if strings.HasPrefix(c.Name, prefix) {
-			require.NoError(s.t, s.running.DisconnectClientByID(c.Cid))
+			require.NoError(s.tb, s.running.DisconnectClientByID(c.Cid))
 			cut++
 		}
 	}
-	require.Positive(s.t, cut, "no client is called %s", prefix)
+	require.Positive(s.tb, cut, "no client is called %s", prefix)
 }
 
 // Address is the "host:port" of the server.
@@ -82,10 +82,10 @@ func (s *Server) Address() string {
 
 // Connect returns a connection of its own with a certificate for role, closed when the test ends.
 func (s *Server) Connect(role string) *nats.Conn {
-	s.t.Helper()
+	s.tb.Helper()
 	source := s.authority.Source(mtls.Identity{Role: role})
 	nc, err := nats.Connect("tls://"+s.Address(), nats.Secure(source.ClientConfig(mtls.Peer{Role: mtls.RoleNATS})))
-	require.NoError(s.t, err, "connecting to nats")
-	s.t.Cleanup(nc.Close)
+	require.NoError(s.tb, err, "connecting to nats")
+	s.tb.Cleanup(nc.Close)
 	return nc
 }

@@ -87,8 +87,7 @@ func (a *attempts) blame(lease *registry.Lease, err error) bool {
 	if clientCertificateDemanded(err) {
 		return true // refused before any request was read; the endpoint is as it should be
 	}
-	var failure *connectError
-	if !errors.As(err, &failure) {
+	if _, ok := errors.AsType[*connectError](err); !ok {
 		return false
 	}
 	if !lease.TLS {

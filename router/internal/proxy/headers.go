@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -60,7 +61,7 @@ func setEndpointHeaders(h http.Header, e registry.Endpoint) {
 func forwardedFor(r *http.Request) string {
 	chain := r.Header.Values("X-Forwarded-For")
 	if ip, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
-		chain = append(chain[:len(chain):len(chain)], ip)
+		chain = append(slices.Clip(chain), ip)
 	}
 	return strings.Join(chain, ", ")
 }

@@ -35,7 +35,7 @@ func (p *Proxy) stick(x *exchange, res *http.Response) {
 	if session == nil && !moved {
 		return
 	}
-	c := &http.Cookie{Name: cookieInstance, Value: id, Path: "/", HttpOnly: true}
+	c := &http.Cookie{Name: cookieInstance, Value: id, Path: "/", HttpOnly: true} //nolint:gosec // it holds no secret, and its attributes follow those of the session
 	if session != nil {
 		// It must be sent exactly when the session's own cookie is, and end with it.
 		c.Path, c.Domain, c.Expires, c.MaxAge = session.Path, session.Domain, session.Expires, session.MaxAge

@@ -47,7 +47,7 @@ func TestProxyTLSBackends(t *testing.T) {
 	t.Parallel()
 	const san = "5f1c9a3e-0000-4000-8000-000000000001"
 	tests := map[string]struct {
-		backend func(t *testing.T, trusted *mtlstest.Authority) string
+		backend func(r *rig, trusted *mtlstest.Authority) string
 		change  func(*registry.Endpoint)
 		status  int
 		body    string
@@ -55,34 +55,34 @@ func TestProxyTLSBackends(t *testing.T) {
 		evicted bool
 	}{
 		"the certificate names the instance": {
-			backend: func(t *testing.T, a *mtlstest.Authority) string { return secureBackend(t, a, san, nil) },
+			backend: func(r *rig, a *mtlstest.Authority) string { return secureBackend(r.t, a, san, nil) },
 			status:  200, body: "HTTP/1.1 app.example.com",
 		},
 		"http2 when the route asks for it": {
-			backend: func(t *testing.T, a *mtlstest.Authority) string { return secureBackend(t, a, san, nil) },
+			backend: func(r *rig, a *mtlstest.Authority) string { return secureBackend(r.t, a, san, nil) },
 			change:  func(e *registry.Endpoint) { e.Protocol = registry.ProtocolHTTP2 }, status: 200, body: "HTTP/2.0 app.example.com",
 		},
 		"the certificate names another instance": {
-			backend: func(t *testing.T, a *mtlstest.Authority) string { return secureBackend(t, a, "somebody-else", nil) },
+			backend: func(r *rig, a *mtlstest.Authority) string { return secureBackend(r.t, a, "somebody-else", nil) },
 			status:  503, metric: "backend_invalid_id", evicted: true,
 		},
 		"the certificate comes from another CA": {
-			backend: func(t *testing.T, _ *mtlstest.Authority) string {
-				return secureBackend(t, mtlstest.NewAuthority(t), san, nil)
+			backend: func(r *rig, _ *mtlstest.Authority) string {
+				return secureBackend(r.t, mtlstest.NewAuthority(r.t), san, nil)
 			},
 			status: 526, metric: "backend_invalid_tls_cert", evicted: true,
 		},
 		"the backend does not speak TLS": {
-			backend: func(t *testing.T, _ *mtlstest.Authority) string { return backend(t, named("plain")) },
+			backend: func(r *rig, _ *mtlstest.Authority) string { return backend(r.t, named("plain")) },
 			status:  525, metric: "backend_tls_handshake_failed", evicted: true,
 		},
 		"nobody listens any more": {
-			backend: func(t *testing.T, _ *mtlstest.Authority) string { return deadAddress(t) },
+			backend: func(r *rig, _ *mtlstest.Authority) string { return deadAddress(r.t) },
 			status:  502, metric: "bad_gateways", evicted: true,
 		},
 		"the backend demands a client certificate that the router has not": {
-			backend: func(t *testing.T, a *mtlstest.Authority) string {
-				return secureBackend(t, a, san, func(c *tls.Config) { c.ClientAuth = tls.RequireAndVerifyClientCert; c.ClientCAs = pool(t, a) })
+			backend: func(r *rig, a *mtlstest.Authority) string {
+				return secureBackend(r.t, a, san, func(c *tls.Config) { c.ClientAuth = tls.RequireAndVerifyClientCert; c.ClientCAs = pool(r.t, a) })
 			},
 			status: 496, metric: "backend_tls_handshake_failed",
 		},
@@ -92,13 +92,13 @@ func TestProxyTLSBackends(t *testing.T) {
 			t.Parallel()
 			trusted := mtlstest.NewAuthority(t)
 			r := newRig(t, func(c *Config, _ *registry.Config) { c.Backends.Roots = pool(t, trusted) })
-			r.register("app.example.com", tc.backend(t, trusted), func(e *registry.Endpoint) {
+			r.register("app.example.com", tc.backend(r, trusted), func(e *registry.Endpoint) {
 				e.TLS, e.CertificateSAN = true, san
 				if tc.change != nil {
 					tc.change(e)
 				}
 			})
-			res, body := r.do(http.MethodGet, "app.example.com", nil)
+			res, body := r.do(http.MethodGet, nil)
 			if res.StatusCode != tc.status {
 				t.Errorf("status %d (%s), want %d", res.StatusCode, res.Header.Get("X-Cf-RouterError"), tc.status)
 			}
@@ -121,7 +121,7 @@ func TestProxyRetriesAfterWrongIdentity(t *testing.T) {
 	for _, cert := range []string{"stranger", "wanted"} {
 		r.register("app.example.com", secureBackend(t, trusted, cert, nil), func(e *registry.Endpoint) { e.TLS, e.CertificateSAN = true, "wanted" })
 	}
-	res, _ := r.do(http.MethodPost, "app.example.com", nil)
+	res, _ := r.do(http.MethodPost, nil)
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	require.Equal(t, 1, r.table.Lookup("app.example.com", "").Len())
 }
@@ -139,7 +139,7 @@ func TestProxyPresentsClientCertificate(t *testing.T) {
 	})
 	address := secureBackend(t, trusted, "san", func(c *tls.Config) { c.ClientAuth = tls.RequireAndVerifyClientCert; c.ClientCAs = pool(t, trusted) })
 	r.register("app.example.com", address, func(e *registry.Endpoint) { e.TLS, e.CertificateSAN = true, "san" })
-	res, _ := r.do(http.MethodGet, "app.example.com", nil)
+	res, _ := r.do(http.MethodGet, nil)
 	require.Equal(t, http.StatusOK, res.StatusCode)
 }
 
@@ -154,16 +154,16 @@ func TestProxyVerifiesNextOwnerOfAddress(t *testing.T) {
 		return func(e *registry.Endpoint) { e.TLS, e.CertificateSAN, e.InstanceID = true, san, san }
 	}
 	r.register("app.example.com", address, as("first"))
-	res, _ := r.do(http.MethodGet, "app.example.com", nil)
+	res, _ := r.do(http.MethodGet, nil)
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	r.register("app.example.com", address, as("second"))
-	res, _ = r.do(http.MethodGet, "app.example.com", nil)
+	res, _ = r.do(http.MethodGet, nil)
 	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
 }
 
 func TestProxyHTTP2WithoutTLS(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed with the test
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
@@ -175,7 +175,7 @@ func TestProxyHTTP2WithoutTLS(t *testing.T) {
 	t.Cleanup(func() { _ = s.Close(); <-done })
 	r := newRig(t, nil)
 	r.register("app.example.com", l.Addr().String(), func(e *registry.Endpoint) { e.Protocol = registry.ProtocolHTTP2 })
-	res, body := r.do(http.MethodGet, "app.example.com", nil)
+	res, body := r.do(http.MethodGet, nil)
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	require.Equal(t, "HTTP/2.0 app.example.com", body)
 }

@@ -300,8 +300,7 @@ func (p *Pool) takeStale(now time.Time) []*member {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var stale []*member
-	for i := len(p.members) - 1; i >= 0; i-- {
-		m := p.members[i]
+	for i, m := range slices.Backward(p.members) {
 		if m.TLS || now.Sub(m.refreshed) <= m.StaleAfter {
 			continue
 		}

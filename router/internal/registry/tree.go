@@ -25,16 +25,6 @@ func (n *node) insert(segments []string, create func() *Pool) *Pool {
 	return n.pool
 }
 
-// find returns the pool of exactly these segments, or nil.
-func (n *node) find(segments []string) *Pool {
-	for _, s := range segments {
-		if n = n.children[s]; n == nil {
-			return nil
-		}
-	}
-	return n.pool
-}
-
 // match returns the pool with the longest prefix of segments that has endpoints. Only if there is none does an
 // empty pool that is still kept count, so that its former users read "no endpoints" and not "no such route".
 func (n *node) match(segments []string) *Pool {
