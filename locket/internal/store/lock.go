@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"diego.internal/locket/internal/lease"
 )
@@ -48,13 +49,20 @@ func (s *Store) Lock(ctx context.Context, req lease.Request) (lease.Granted, err
 	}
 }
 
+// groupEvery is the shortest time from one group to the next. Under load, requests wait up to this
+// long for company, which divides the cost of a thousand cells by the size of the groups; a single
+// request in a quiet moment does not wait.
+const groupEvery = 10 * time.Millisecond
+
 // group serves Lock until ctx ends.
 func (s *Store) group(ctx context.Context) {
 	defer close(s.stopped)
 	var left []*request // had a key that the last group had too
+	company := time.NewTimer(0)
+	defer company.Stop()
 	for {
-		var waiting []*request
-		if len(left) == 0 {
+		waiting := left
+		if len(waiting) == 0 {
 			select {
 			case <-ctx.Done():
 				return
@@ -62,7 +70,8 @@ func (s *Store) group(ctx context.Context) {
 				waiting = append(waiting, r)
 			}
 		}
-		waiting = s.gather(append(left, waiting...))
+		waiting = s.gather(waiting, company.C)
+		company.Reset(groupEvery)
 		var now []*request
 		now, left = distinct(waiting)
 		s.metrics.groupSize.Observe(float64(len(now)))
@@ -70,8 +79,17 @@ func (s *Store) group(ctx context.Context) {
 	}
 }
 
-// gather adds all requests that wait now to those it is given.
-func (s *Store) gather(waiting []*request) []*request {
+// gather adds to those it is given what comes until company, and what waits then.
+func (s *Store) gather(waiting []*request, company <-chan time.Time) []*request {
+	for len(waiting) < groupLimit {
+		select {
+		case r := <-s.requests:
+			waiting = append(waiting, r)
+			continue
+		case <-company:
+		}
+		break
+	}
 	for len(waiting) < groupLimit {
 		select {
 		case r := <-s.requests:
