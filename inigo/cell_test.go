@@ -236,7 +236,7 @@ var _ = Describe("a cell", Ordered, func() {
 				ProcessGUID string `json:"process_guid"`
 				State       string `json:"state"`
 			}
-			for _, line := range strings.Split(strings.TrimSpace(lines), "\n") {
+			for line := range strings.SplitSeq(strings.TrimSpace(lines), "\n") {
 				Expect(json.Unmarshal([]byte(line), &record)).To(Succeed())
 				Expect(record.ProcessGUID).To(Equal(guid))
 				Expect(record.State).To(Equal("RUNNING"))

@@ -17,7 +17,7 @@ var _ = Describe("routing", Ordered, func() {
 
 	BeforeAll(func(ctx SpecContext) {
 		// Full synchronisations are out of reach, so events alone have to do it.
-		w = startCluster(ctx, func(process string, config map[string]any) {
+		w = startCluster(ctx, func(_ string, config map[string]any) {
 			if _, ok := config["cell_id"]; ok {
 				config["sync_interval"] = "1h"
 			}

@@ -51,7 +51,7 @@ func startCluster(ctx context.Context, tune func(process string, config map[stri
 		gomega.Expect(after.Since(before)).To(gomega.BeEmpty(), "left behind")
 		gomega.Expect(os.RemoveAll(filepath.Dir(folder))).To(gomega.Succeed())
 	}, ginkgo.NodeTimeout(2*time.Minute))
-	return newWorld(c)
+	return newWorld(c) //nolint:contextcheck // its connections outlive the node that starts it
 }
 
 // The logs of the processes are attached to a spec that fails.

@@ -290,8 +290,7 @@ func (w *world) cfdot(ctx context.Context, args ...string) (string, error) {
 		"CA_CERT_FILE=" + operator.CA, "CLIENT_CERT_FILE=" + operator.Certificate, "CLIENT_KEY_FILE=" + operator.Key,
 	}
 	out, err := command.Output()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, exited := errors.AsType[*exec.ExitError](err); exited {
 		err = fmt.Errorf("cfdot %s: %w: %s", strings.Join(args, " "), err, exit.Stderr)
 	}
 	return string(out), err

@@ -94,7 +94,7 @@ func (c *Cluster) start(ctx context.Context, o Options, s slot) (err error) {
 		if err := step.do(ctx); err != nil {
 			return fmt.Errorf("starting %s: %w", step.name, err)
 		}
-		fmt.Fprintf(o.Progress, "  %-32s %6.1f s\n", step.name, time.Since(began).Seconds())
+		_, _ = fmt.Fprintf(o.Progress, "  %-32s %6.1f s\n", step.name, time.Since(began).Seconds())
 	}
 	return nil
 }
@@ -109,7 +109,7 @@ func (c *Cluster) buildRootFS(ctx context.Context) error {
 }
 
 func copyFile(from, to string) error {
-	source, err := os.Open(from)
+	source, err := os.Open(from) //nolint:gosec // our own binary
 	if err != nil {
 		return fmt.Errorf("copying %s (run make build first): %w", from, err)
 	}

@@ -5,9 +5,10 @@ import (
 	"os"
 	"path/filepath"
 
+	"go.yaml.in/yaml/v3"
+
 	"diego.internal/executor/garden/containerd/privatedaemon"
 	"diego.internal/servicekit/mtls"
-	"go.yaml.in/yaml/v3"
 )
 
 // plan is where everything of a cluster is: names, addresses and files, decided before anything starts.

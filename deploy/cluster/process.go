@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -88,12 +87,12 @@ func (p *Process) supervise(stopped <-chan struct{}, first chan<- error) {
 }
 
 func (p *Process) launch() (*exec.Cmd, error) {
-	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the log of %s: %w", p.Name, err)
 	}
-	defer func() { _ = log.Close() }()                                  // the child has its own
-	cmd := exec.CommandContext(context.Background(), p.path, p.args...) //nolint:gosec // our own binary
+	defer func() { _ = log.Close() }()     // the child has its own
+	cmd := exec.Command(p.path, p.args...) //nolint:gosec,noctx // our own binary; it lives until somebody ends it
 	cmd.Stdout, cmd.Stderr = log, log
 	// A group of its own, so that a Ctrl-C in the terminal reaches us alone and we stop things in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -116,8 +115,7 @@ func (p *Process) wait(cmd *exec.Cmd) {
 	defer p.mu.Unlock()
 	p.last = cmd.ProcessState.String()
 	if err != nil {
-		var exit *exec.ExitError
-		if !errors.As(err, &exit) {
+		if _, exited := errors.AsType[*exec.ExitError](err); !exited {
 			p.last = err.Error()
 		}
 	}

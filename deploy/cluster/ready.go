@@ -9,12 +9,12 @@ import (
 	"strings"
 	"time"
 
-	"diego.internal/servicekit/grpcclient"
-	"diego.internal/servicekit/mtls"
-	"diego.internal/servicekit/telemetry"
 	"google.golang.org/grpc"
 
 	bbsv1 "diego.internal/proto/bbs/v1"
+	"diego.internal/servicekit/grpcclient"
+	"diego.internal/servicekit/mtls"
+	"diego.internal/servicekit/telemetry"
 )
 
 // pollInterval is the pause between two looks at something that is starting.
@@ -143,13 +143,14 @@ func (c *Cluster) whoEnded() string {
 
 // Blame shows the processes that ended without being asked, and the errors that the others logged.
 func (c *Cluster) Blame() string {
-	text := c.whoEnded()
+	var text strings.Builder
+	text.WriteString(c.whoEnded())
 	for _, p := range c.Processes() {
 		if lines := errorLines(p.Log); lines != "" {
-			text += p.Name + " logged:\n" + lines
+			fmt.Fprintf(&text, "%s logged:\n%s", p.Name, lines)
 		}
 	}
-	return text
+	return text.String()
 }
 
 // errorLines are the last lines of a log that are worse than information.

@@ -69,7 +69,7 @@ func runUntilStopped(ctx context.Context, options cluster.Options) error {
 	} else if ctx.Err() != nil {
 		err = nil // asked to stop before the sample ran
 	}
-	stopping, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	if err := errors.Join(err, c.Stop(stopping)); err != nil {
 		return err

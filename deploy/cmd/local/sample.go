@@ -12,10 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"diego.internal/deploy/cluster"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"diego.internal/deploy/cluster"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
 )
@@ -214,8 +214,7 @@ func wait(ctx context.Context, what string, done func(context.Context) error) er
 		if err == nil {
 			return nil
 		}
-		var final permanent
-		if errors.As(err, &final) {
+		if _, final := errors.AsType[permanent](err); final {
 			return fmt.Errorf("waiting for %s: %w", what, err)
 		}
 		select {

@@ -77,9 +77,9 @@ func index() string { return os.Getenv("INSTANCE_INDEX") }
 func routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, "instance %s (%s) at %s\n", index(), os.Getenv("INSTANCE_GUID"), os.Getenv("CF_INSTANCE_ADDR"))
+		_, _ = fmt.Fprintf(w, "instance %s (%s) at %s\n", index(), os.Getenv("INSTANCE_GUID"), os.Getenv("CF_INSTANCE_ADDR"))
 	})
-	mux.HandleFunc("GET /index", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, index()) })
+	mux.HandleFunc("GET /index", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, index()) })
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) {
 		env := map[string]string{}
 		for _, variable := range os.Environ() {
