@@ -14,8 +14,11 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"diego.internal/executor/garden"
 	"diego.internal/executor/garden/containerd/network"
@@ -23,6 +26,9 @@ import (
 
 // dialTimeout bounds the first connection to the daemon.
 const dialTimeout = 10 * time.Second
+
+// redial is how soon a daemon that went away is tried again: it is on this machine, and trying costs nothing.
+var redial = backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, Jitter: 0.2, MaxDelay: time.Second} //nolint:gochecknoglobals // a constant
 
 // cleanupTimeout bounds work that must be done although the caller's context has ended.
 const cleanupTimeout = 2 * time.Minute
@@ -99,7 +105,8 @@ func (b *Backend) connect() error {
 	if b.tails, err = newTails(); err != nil {
 		return err
 	}
-	b.client, err = client.New(b.cfg.Socket, client.WithTimeout(dialTimeout), client.WithDefaultNamespace(b.cfg.Namespace))
+	b.client, err = client.New(b.cfg.Socket, client.WithTimeout(dialTimeout), client.WithDefaultNamespace(b.cfg.Namespace),
+		client.WithExtraDialOpts([]grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{Backoff: redial, MinConnectTimeout: dialTimeout})}))
 	if err != nil {
 		return fmt.Errorf("%w: %w", garden.ErrEngineNotRunning, err)
 	}
@@ -145,10 +152,10 @@ func (b *Backend) cleanup(ctx context.Context) (context.Context, context.CancelF
 	return context.WithTimeoutCause(b.within(context.WithoutCancel(ctx)), cleanupTimeout, errors.New("cleaning up took too long"))
 }
 
-// Ping asks containerd for its version.
+// Ping asks containerd for its version. A daemon that is away is waited for as long as ctx allows, 10 s at most.
 func (b *Backend) Ping(ctx context.Context) error {
 	if _, err := b.client.Version(b.within(ctx)); err != nil {
-		return fmt.Errorf("pinging containerd: %w", engineError(err))
+		return fmt.Errorf("pinging containerd: %w: %w", garden.ErrEngineNotRunning, err)
 	}
 	return nil
 }
@@ -215,7 +222,7 @@ func (b *Backend) forget(c *container) {
 
 // engineError tells a daemon that is away from one that says no.
 func engineError(err error) error {
-	if errdefs.IsUnavailable(err) {
+	if errdefs.IsUnavailable(err) || errdefs.IsUnavailable(errgrpc.ToNative(err)) {
 		return fmt.Errorf("%w: %w", garden.ErrEngineNotRunning, err)
 	}
 	return err

@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/cgroups/v3"
+	"golang.org/x/sys/unix"
 )
 
 const cgroupRoot = "/sys/fs/cgroup"
@@ -34,8 +36,24 @@ func cgroupFolders(group string) []string {
 	return found
 }
 
-// removeCgroups removes a group with the empty groups below it, in every hierarchy.
+// removeTimeout bounds the time that killed processes take to leave their group.
+const removeTimeout = 10 * time.Second
+
+// removeCgroups removes a group with the groups below it, in every hierarchy. What still runs in it is killed: that is
+// only so when a creation was cut off and the shim with it.
 func removeCgroups(group string) error {
+	deadline := time.Now().Add(removeTimeout)
+	for {
+		err := tryRemoveCgroups(group)
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
+			return err
+		}
+		timer := time.NewTimer(stopPoll)
+		<-timer.C
+	}
+}
+
+func tryRemoveCgroups(group string) error {
 	var errs []error
 	for _, top := range cgroupFolders(group) {
 		var folders []string
@@ -47,12 +65,29 @@ func removeCgroups(group string) error {
 		})
 		errs = append(errs, err)
 		for _, folder := range folders {
-			if err := os.Remove(folder); err != nil && !isMissing(err) {
+			err := os.Remove(folder)
+			if errors.Is(err, unix.EBUSY) {
+				killGroup(folder)
+			}
+			if err != nil && !isMissing(err) {
 				errs = append(errs, fmt.Errorf("removing cgroup: %w", err))
 			}
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// killGroup kills the processes of one group. A number read from a group that is ours is one of ours.
+func killGroup(folder string) {
+	content, err := os.ReadFile(filepath.Join(folder, "cgroup.procs")) //nolint:gosec // a group of ours
+	if err != nil {
+		return // gone meanwhile
+	}
+	for _, digits := range strings.Fields(string(content)) {
+		if pid, err := strconv.Atoi(digits); err == nil && pid > 0 {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
 }
 
 // oomKills reads how many processes of a group the kernel has killed for memory since the group was made. The kernel

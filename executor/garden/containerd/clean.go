@@ -49,6 +49,20 @@ func (b *Backend) Leftovers(ctx context.Context) ([]string, error) {
 	for _, key := range keys {
 		found = append(found, "snapshot "+key)
 	}
+	mounts, err := containerMounts(b.cfg.tag() + "-")
+	if err != nil {
+		return nil, fmt.Errorf("looking for leftovers: %w", err)
+	}
+	for _, path := range mounts {
+		found = append(found, "mount "+path)
+	}
+	shims, err := shimsOf(b.cfg.tag() + "-")
+	if err != nil {
+		return nil, fmt.Errorf("looking for leftovers: %w", err)
+	}
+	for _, pid := range shims {
+		found = append(found, fmt.Sprintf("shim process %d", pid))
+	}
 	for _, folder := range cgroupFolders(b.cfg.cgroupParent()) {
 		found = append(found, "cgroup "+folder)
 	}

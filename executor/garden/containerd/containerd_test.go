@@ -32,6 +32,9 @@ var shared machine //nolint:gochecknoglobals // set by TestMain, as a test binar
 func TestMain(m *testing.M) { os.Exit(testMain(m)) }
 
 func testMain(m *testing.M) (code int) {
+	if folder := os.Getenv(childStateFolder); folder != "" {
+		return child(folder)
+	}
 	stop, err := shared.start(context.Background())
 	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "these tests run real containers: as root, with the Debian packages containerd, runc and busybox-static:", err)

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 
 	"diego.internal/executor/garden"
@@ -85,11 +87,45 @@ func (b *Backend) destroyTask(ctx context.Context, id string) error {
 	if _, err := service.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id}); err != nil && !gone(err) {
 		return fmt.Errorf("deleting task: %w", errgrpc.ToNative(err))
 	}
-	// Deleted by a shim that died in between, runc's own folder may be left.
+	// A creation that was cut off with its client may have left what the shim would have removed.
 	if err := os.RemoveAll(filepath.Join(b.cfg.runcFolder(), b.cfg.Namespace, id)); err != nil {
 		return fmt.Errorf("removing runtime state: %w", err)
 	}
-	return removeCgroups(filepath.Join(b.cfg.cgroupParent(), id))
+	if err := removeCgroups(filepath.Join(b.cfg.cgroupParent(), id)); err != nil {
+		return err
+	}
+	return unmountRoot(id)
+}
+
+// unmountRoot detaches the root file system of a container that its shim left mounted.
+func unmountRoot(id string) error {
+	mounts, err := containerMounts(id)
+	if err != nil {
+		return err
+	}
+	for _, path := range mounts {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("unmounting %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// containerMounts are the mounts of a container, or with a prefix of ids of several, in the machine's namespace. Their
+// paths are the daemon's affair, but for the id, which is the last but one part.
+func containerMounts(prefix string) ([]string, error) {
+	mounts, err := mountinfo.GetMounts(func(info *mountinfo.Info) (skip, stop bool) {
+		folder, name := filepath.Split(info.Mountpoint)
+		return name != "rootfs" || !strings.HasPrefix(filepath.Base(folder), prefix), false
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing mounts: %w", err)
+	}
+	var paths []string
+	for _, mount := range mounts {
+		paths = append(paths, mount.Mountpoint)
+	}
+	return paths, nil
 }
 
 // gone tells that the task or process does not exist, or no longer runs, which is what the caller wanted.

@@ -69,10 +69,22 @@ func (b *Backend) destroyLeftovers(ctx context.Context) {
 		if c.phase() == phaseCreated {
 			continue
 		}
-		if err := b.destroyOnce(ctx, c); err != nil {
+		err := b.destroyOnce(ctx, c)
+		if err == nil {
+			err = b.destroyLate(ctx, c.id)
+		}
+		if err != nil {
 			b.cfg.Log.WarnContext(ctx, "leftover-container-remains", "handle", c.handle, "error", err)
 		}
 	}
+}
+
+// destroyLate removes what a creation that was still under way while it was destroyed has made since.
+func (b *Backend) destroyLate(ctx context.Context, id string) error {
+	if err := settle(ctx, id); err != nil {
+		return err
+	}
+	return b.destroyTask(ctx, id)
 }
 
 // removeStrangers removes what carries the cell's label but has no record.
