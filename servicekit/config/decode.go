@@ -13,18 +13,15 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Problem is one fault of one key, for Validate methods that want the line of the key in the
-// message. Key is the YAML name inside the section of the struct, or a path such as "tls.ca".
-type Problem struct {
-	Key  string
-	Text string
-}
+// problemError is one fault of one key.
+type problemError struct{ key, text string }
 
-func (p *Problem) Error() string { return p.Key + ": " + p.Text }
+func (p *problemError) Error() string { return p.key + ": " + p.text }
 
-// Invalid returns a Problem: config.Invalid("ttl", "must be at least %v", minimum).
+// Invalid returns the fault of one key, for Validate methods: Load adds the line of the key. The key is
+// the YAML name inside the section of the struct, or a path such as "tls.ca" or "addresses.0".
 func Invalid(key, format string, args ...any) error {
-	return &Problem{Key: key, Text: fmt.Sprintf(format, args...)}
+	return &problemError{key: key, text: fmt.Sprintf(format, args...)}
 }
 
 // found is one problem with its line; line 0 is not known.

@@ -20,7 +20,7 @@ func setDefaults(ptr reflect.Value) {
 		return
 	}
 	eachField(ptr, func(_ string, field reflect.Value) { setDefaults(field.Addr()) })
-	if d, ok := ptr.Interface().(defaulter); ok {
+	if d, ok := reflect.TypeAssert[defaulter](ptr); ok {
 		d.SetDefaults()
 	}
 }
@@ -65,7 +65,7 @@ func (v *validator) walk(ptr reflect.Value, path []string) {
 		}
 		return
 	}
-	if val, ok := ptr.Interface().(validated); ok {
+	if val, ok := reflect.TypeAssert[validated](ptr); ok {
 		v.add(path, val.Validate())
 	}
 }
@@ -101,16 +101,16 @@ func (v *validator) add(path []string, err error) {
 	if err == nil {
 		return
 	}
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // errors.Join at the top only
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // of errors.Join
 		for _, part := range joined.Unwrap() {
 			v.add(path, part)
 		}
 		return
 	}
 	text := err.Error()
-	if p, ok := errors.AsType[*Problem](err); ok {
-		text = p.Text
-		for key := range strings.SplitSeq(p.Key, ".") {
+	if p, ok := errors.AsType[*problemError](err); ok {
+		text = p.text
+		for key := range strings.SplitSeq(p.key, ".") {
 			path = appendKey(path, key)
 		}
 	}

@@ -41,9 +41,9 @@ func (e *remote) GRPCStatus() *status.Status { return e.status }
 func (e *remote) Is(target error) bool {
 	switch e.status.Code() { //nolint:exhaustive // two codes have an equal among the errors of Go
 	case codes.Canceled:
-		return target == context.Canceled //nolint:errorlint // an Is method compares by identity
+		return target == context.Canceled
 	case codes.DeadlineExceeded:
-		return target == context.DeadlineExceeded //nolint:errorlint // an Is method compares by identity
+		return target == context.DeadlineExceeded
 	default:
 		return false
 	}

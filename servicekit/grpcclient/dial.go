@@ -155,7 +155,6 @@ func transport() []grpc.DialOption {
 		}),
 		grpc.WithInitialWindowSize(streamWindow),
 		grpc.WithInitialConnWindowSize(connectionWindow),
-		grpc.WithSharedWriteBuffer(true),
 	}
 }
 

@@ -36,7 +36,7 @@ func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials
 	if err != nil {
 		c.metrics.handshakes.Inc()
 		c.limit.Do(func() {
-			c.log.Warn("handshake-refused", "peer", raw.RemoteAddr().String(), "error", err) //nolint:noctx // there is no call yet
+			c.log.Warn("handshake-refused", "peer", raw.RemoteAddr().String(), "error", err)
 		})
 	}
 	return conn, info, err

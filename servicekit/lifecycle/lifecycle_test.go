@@ -68,7 +68,7 @@ type process struct {
 
 func start(t *testing.T, name string) *process {
 	t.Helper()
-	p := &process{cmd: exec.CommandContext(t.Context(), os.Args[0])} //nolint:gosec // this very binary
+	p := &process{cmd: exec.CommandContext(t.Context(), os.Args[0])}
 	p.cmd.Env = append(os.Environ(), scenario+"="+name)
 	p.cmd.Stderr = &p.stderr
 	out, err := p.cmd.StdoutPipe()

@@ -41,7 +41,7 @@ func readable(key, file string) error {
 	if file == "" {
 		return config.Invalid(key, "is missing")
 	}
-	f, err := os.Open(file)
+	f, err := os.Open(file) //nolint:gosec // the file is configured by the operator
 	if err != nil {
 		return config.Invalid(key, "%v", err)
 	}

@@ -102,7 +102,7 @@ func TestHandshake(t *testing.T) {
 	require.ErrorContains(t, clientErr, `want role "locket"`)
 
 	old := cell.ClientConfig(mtls.Peer{Role: mtls.RoleBBS})
-	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 //nolint:gosec // must be refused
+	old.MinVersion, old.MaxVersion = tls.VersionTLS12, tls.VersionTLS12
 	_, clientErr = handshake(t, bbs.ServerConfig(), old)
 	require.ErrorContains(t, clientErr, "protocol version")
 }

@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -93,11 +94,12 @@ func (c Config) MarshalYAML() (any, error) {
 
 // describe is a connection string for people: no password, and what pgx made of it.
 func describe(c *pgconn.Config) string {
-	text := fmt.Sprintf("host=%s port=%d user=%s dbname=%s", c.Host, c.Port, c.User, c.Database)
+	var text strings.Builder
+	fmt.Fprintf(&text, "host=%s port=%d user=%s dbname=%s", c.Host, c.Port, c.User, c.Database)
 	for _, fallback := range c.Fallbacks {
 		if fallback.Host != c.Host || fallback.Port != c.Port {
-			text += fmt.Sprintf(" or host=%s port=%d", fallback.Host, fallback.Port)
+			fmt.Fprintf(&text, " or host=%s port=%d", fallback.Host, fallback.Port)
 		}
 	}
-	return text
+	return text.String()
 }

@@ -49,7 +49,7 @@ func startCluster() (*cluster, error) {
 		return nil, err
 	}
 	// The server's user has to get through.
-	if err := os.Chmod(folder, 0o755); err != nil { //nolint:gosec // a folder of test data
+	if err := os.Chmod(folder, 0o755); err != nil {
 		return nil, err
 	}
 	c := &cluster{templates: map[uintptr]*template{}}
@@ -79,7 +79,7 @@ func (c *cluster) watch(folder string) error {
 		return err
 	}
 	const script = `cat >/dev/null; while kill -0 "$1" 2>/dev/null; do sleep 0.05; done; rm -rf -- "$2"`
-	cmd := exec.Command("sh", "-c", script, "watchdog", strconv.Itoa(c.server.PID()), folder) //nolint:gosec,noctx // it must outlive us
+	cmd := exec.Command("sh", "-c", script, "watchdog", strconv.Itoa(c.server.PID()), folder) // without a context: it must outlive us
 	cmd.Stdin = reader
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a Ctrl-C is not meant for it
@@ -96,7 +96,7 @@ func lockFolder(folder string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor fits
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		return nil, errors.Join(fmt.Errorf("locking %s: %w", f.Name(), err), f.Close())
 	}
 	return f, nil

@@ -31,27 +31,27 @@ type template struct {
 // New returns a pool on a new database in which migrate, if it is not nil, has been run. Databases of
 // the same migrate function are copies of a template, which takes some 30 ms. The database goes when
 // the test ends. Without the binaries of Postgres the test fails and names the package to install.
-func New(t testing.TB, migrate func(ctx context.Context, pool *pgxpool.Pool) error) *pgxpool.Pool {
-	t.Helper()
+func New(tb testing.TB, migrate func(ctx context.Context, pool *pgxpool.Pool) error) *pgxpool.Pool {
+	tb.Helper()
 	c, err := shared()
 	if err != nil {
-		t.Fatalf("starting a private postgres: %v", err)
+		tb.Fatalf("starting a private postgres: %v", err)
 	}
-	name, err := c.create(t.Context(), migrate)
+	name, err := c.create(tb.Context(), migrate)
 	if err != nil {
-		t.Fatalf("creating a test database: %v", err)
+		tb.Fatalf("creating a test database: %v", err)
 	}
-	pool, err := postgres.Open(t.Context(), c.config(name))
+	pool, err := postgres.Open(tb.Context(), c.config(name))
 	if err != nil {
-		t.Fatalf("opening a test database: %v", err)
+		tb.Fatalf("opening a test database: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		// The test's own context has ended by now.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), dropTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), dropTimeout)
 		defer cancel()
 		closePool(ctx, pool)
 		if _, err := c.admin.Exec(ctx, "drop database if exists "+name+" with (force)"); err != nil {
-			t.Errorf("dropping a test database: %v", err)
+			tb.Errorf("dropping a test database: %v", err)
 		}
 	})
 	return pool
@@ -97,7 +97,7 @@ func (c *cluster) create(ctx context.Context, migrate func(context.Context, *pgx
 // template finds the template of a function. Functions are told apart by their closure and not by
 // their code, since closures of one code may migrate differently.
 func (c *cluster) template(migrate func(context.Context, *pgxpool.Pool) error) *template {
-	key := *(*uintptr)(unsafe.Pointer(&migrate)) //nolint:gosec // the only identity that a function has
+	key := *(*uintptr)(unsafe.Pointer(&migrate)) // the only identity that a function has
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	tmpl, ok := c.templates[key]

@@ -52,7 +52,7 @@ func TestURLReachesTheDatabase(t *testing.T) {
 }
 
 // The database is gone after the test, also if the test still holds a connection.
-func TestNewRemovesTheDatabase(t *testing.T) {
+func TestNewRemovesTheDatabase(t *testing.T) { //nolint:tparallel // the parent looks at what the subtest leaves
 	t.Parallel()
 	var url string
 	t.Run("a test that keeps a connection", func(t *testing.T) { //nolint:paralleltest // the parent looks at what it leaves

@@ -47,7 +47,9 @@ func (t *Telemetry) serveDebug(ctx context.Context) error {
 			return fmt.Errorf("closing the debug listener: %w", err)
 		}
 	}
-	<-failed
+	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving the debug listener: %w", err)
+	}
 	return nil
 }
 

@@ -141,7 +141,7 @@ type attrsKey struct{}
 // ctx has already.
 func With(ctx context.Context, attrs ...slog.Attr) context.Context {
 	old := contextAttrs(ctx)
-	return context.WithValue(ctx, attrsKey{}, append(old[:len(old):len(old)], attrs...))
+	return context.WithValue(ctx, attrsKey{}, append(slices.Clip(old), attrs...))
 }
 
 func contextAttrs(ctx context.Context) []slog.Attr {

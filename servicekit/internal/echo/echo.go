@@ -42,10 +42,10 @@ var descriptor = describe() //nolint:gochecknoglobals // a constant
 
 func describe() protoreflect.MessageDescriptor {
 	file := &descriptorpb.FileDescriptorProto{
-		Name: proto.String("echo/v1/echo.proto"), Package: proto.String("echo.v1"), Syntax: proto.String("proto3"),
+		Name: new("echo/v1/echo.proto"), Package: new("echo.v1"), Syntax: new("proto3"),
 		Dependency: []string{"buf/validate/validate.proto"},
 		MessageType: []*descriptorpb.DescriptorProto{{
-			Name: proto.String("Message"),
+			Name: new("Message"),
 			Field: []*descriptorpb.FieldDescriptorProto{
 				ruled("name", 1, descriptorpb.FieldDescriptorProto_TYPE_STRING, &validate.FieldRules{
 					Type: &validate.FieldRules_String_{String_: &validate.StringRules{MinLen: proto.Uint64(2), MaxLen: proto.Uint64(10)}},
@@ -67,7 +67,7 @@ func ruled(name string, number int32, kind descriptorpb.FieldDescriptorProto_Typ
 	options := &descriptorpb.FieldOptions{}
 	proto.SetExtension(options, validate.E_Field, rules)
 	return &descriptorpb.FieldDescriptorProto{
-		Name: proto.String(name), JsonName: proto.String(name), Number: proto.Int32(number), Type: kind.Enum(),
+		Name: new(name), JsonName: new(name), Number: new(number), Type: kind.Enum(),
 		Label: descriptorpb.FieldDescriptorProto_LABEL_OPTIONAL.Enum(), Options: options,
 	}
 }
@@ -99,7 +99,7 @@ func Register(r grpc.ServiceRegistrar, s *Server) {
 	}, s)
 }
 
-func say(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+func say(srv any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) { //nolint:revive // the signature is grpc's
 	req := dynamicpb.NewMessage(descriptor)
 	if err := decode(req); err != nil {
 		return nil, err

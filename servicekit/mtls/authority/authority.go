@@ -178,7 +178,7 @@ func writeKey(file string, key *ecdsa.PrivateKey) error {
 }
 
 func readPEM(file, kind string) ([]byte, error) {
-	data, err := os.ReadFile(file)
+	data, err := os.ReadFile(file) //nolint:gosec // the file is configured by the operator
 	if err != nil {
 		return nil, fmt.Errorf("reading the ca: %w", err)
 	}

@@ -17,18 +17,18 @@ const TrustDomain = "test.diego.internal"
 
 // Authority is a CA that lives as long as its test.
 type Authority struct {
-	t  testing.TB
+	tb testing.TB
 	ca *authority.Authority
 }
 
 // NewAuthority makes a CA. Two of them do not trust each other's certificates.
-func NewAuthority(t testing.TB) *Authority {
-	t.Helper()
+func NewAuthority(tb testing.TB) *Authority {
+	tb.Helper()
 	ca, err := authority.New(TrustDomain, 24*time.Hour)
 	if err != nil {
-		t.Fatalf("making a ca: %v", err)
+		tb.Fatalf("making a ca: %v", err)
 	}
-	return &Authority{t: t, ca: ca}
+	return &Authority{tb: tb, ca: ca}
 }
 
 // Option changes what Issue makes.
@@ -65,7 +65,7 @@ func Hosts(hosts ...string) Option {
 // Issue writes a certificate for id, its key and the CA bundle into a temporary folder of the test.
 // The trust domain may be left out.
 func (a *Authority) Issue(id mtls.Identity, opts ...Option) mtls.Config {
-	a.t.Helper()
+	a.tb.Helper()
 	if id.TrustDomain == "" {
 		id.TrustDomain = TrustDomain
 	}
@@ -74,7 +74,7 @@ func (a *Authority) Issue(id mtls.Identity, opts ...Option) mtls.Config {
 		opt(&i)
 	}
 	if i.files == (mtls.Config{}) {
-		dir := a.t.TempDir()
+		dir := a.tb.TempDir()
 		i.files = mtls.Config{
 			CA:          filepath.Join(dir, "ca.crt"),
 			Certificate: filepath.Join(dir, "tls.crt"),
@@ -82,17 +82,17 @@ func (a *Authority) Issue(id mtls.Identity, opts ...Option) mtls.Config {
 		}
 	}
 	if err := a.ca.Issue(i.leaf, i.files); err != nil {
-		a.t.Fatalf("issuing a certificate for %v: %v", id, err)
+		a.tb.Fatalf("issuing a certificate for %v: %v", id, err)
 	}
 	return i.files
 }
 
 // Source issues a certificate for id and loads it.
 func (a *Authority) Source(id mtls.Identity, opts ...Option) *mtls.Source {
-	a.t.Helper()
+	a.tb.Helper()
 	s, err := mtls.Load(a.Issue(id, opts...))
 	if err != nil {
-		a.t.Fatalf("loading the certificate of %v: %v", id, err)
+		a.tb.Fatalf("loading the certificate of %v: %v", id, err)
 	}
 	return s
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -131,9 +132,7 @@ func (s *Server) settings() map[string]string {
 		all["shared_buffers"] = "32MB"
 		all["max_wal_size"] = "256MB"
 	}
-	for key, value := range s.cfg.Settings {
-		all[key] = value
-	}
+	maps.Copy(all, s.cfg.Settings)
 	return all
 }
 
