@@ -1,0 +1,168 @@
+package effect
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"diego.internal/bbs/internal/lrp"
+	"diego.internal/bbs/internal/task"
+)
+
+func TestStopsAreOrderedUntilTheInstanceIsGone(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.desire(t, "a", 1)
+		by := r.start(t, "a", 0, "cell-1")
+		r.transition(t, "a", 0, lrp.Retire)
+		expect(t, "ordered at once", r.cells.took(), "cell-1 stop a0@cell-1")
+		passes(29 * time.Second)
+		expect(t, "ordered while the cell is at it", r.cells.took())
+		passes(2 * time.Second)
+		expect(t, "ordered again, as the instance is still there", r.cells.took(), "cell-1 stop a0@cell-1")
+		r.transition(t, "a", 0, func(i lrp.Instance) (lrp.Outcome, error) { return lrp.Remove(i, by) })
+		passes(time.Minute)
+		expect(t, "ordered after it was gone", r.cells.took())
+		if got := r.effects.Waiting(); got.Cells != 0 {
+			t.Errorf("still waiting: %+v", got)
+		}
+	})
+}
+
+func TestAnInstanceThatItsCellDoesNotKnowIsRemoved(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.cells.answer = func(string) (bool, error) { return false, nil }
+		r.start(t, "a", 0, "cell-1")
+		r.transition(t, "a", 0, lrp.Retire)
+		if got := r.instance("a", 0); !got.IsZero() {
+			t.Errorf("records are left: %+v", got)
+		}
+	})
+}
+
+func TestACellThatDoesNotAnswerHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		stuck := make(chan struct{})
+		r.cells.answer = func(order string) (bool, error) {
+			if order == "cell-1 stop a0@cell-1" {
+				<-stuck
+				return false, errUnavailable
+			}
+			return true, nil
+		}
+		r.start(t, "a", 0, "cell-1")
+		r.start(t, "a", 1, "cell-2")
+		r.start(t, "a", 2, "cell-1")
+		for index := range int32(3) {
+			r.transition(t, "a", index, lrp.Retire)
+		}
+		expect(t, "ordered", r.cells.took(), "cell-1 stop a0@cell-1", "cell-2 stop a1@cell-2")
+		r.cells.set(func() { r.cells.answer = nil })
+		close(stuck)
+		passes(2 * time.Second)
+		expect(t, "ordered when the cell answers", r.cells.took(), "cell-1 stop a0@cell-1", "cell-1 stop a2@cell-1")
+	})
+}
+
+func TestAnUnreachableCellIsTriedLessAndLess(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.cells.answer = func(string) (bool, error) { return false, errUnavailable }
+		for index := range int32(20) {
+			r.start(t, "a", index, "cell-1")
+			r.transition(t, "a", index, lrp.Retire)
+		}
+		passes(5 * time.Minute)
+		if n := len(r.cells.took()); n < 10 || n > 35 {
+			t.Errorf("%d attempts in five minutes for 20 orders", n)
+		}
+	})
+}
+
+func TestARefusedOrderDoesNotHoldUpTheOthers(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.cells.answer = func(order string) (bool, error) {
+			return true, status.Error(codes.Internal, "broken container")
+		}
+		for index := range int32(3) {
+			r.start(t, "a", index, "cell-1")
+			r.transition(t, "a", index, lrp.Retire)
+		}
+		expect(t, "ordered at once", r.cells.took(), "cell-1 stop a0@cell-1", "cell-1 stop a1@cell-1", "cell-1 stop a2@cell-1")
+	})
+}
+
+func TestStopsOfAnEarlierMasterAreFound(t *testing.T) {
+	t.Parallel()
+	prepare := func(r *rig) {
+		key := lrp.Key{ProcessGUID: "a"}
+		r.store.state.actual[key] = lrp.Instance{Suspect: &lrp.Actual{
+			Key: key, InstanceKey: lrp.InstanceKey{InstanceGUID: "i", CellID: "cell-1"},
+			Presence: lrp.Suspect, State: lrp.Running, StopRequested: true,
+		}}
+		r.cells.absent["cell-1"] = true
+	}
+	inBubble(t, prepare, func(t *testing.T, r *rig) {
+		expect(t, "ordered while the cell is away", r.cells.took())
+		r.cells.set(func() { r.cells.absent["cell-1"] = false })
+		passes(time.Second)
+		expect(t, "ordered when it is back", r.cells.took(), "cell-1 stop i")
+	})
+}
+
+func TestUpdatesAreToldToTheCellsConcerned(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.desire(t, "a", 3)
+		r.start(t, "a", 0, "cell-1")
+		r.start(t, "a", 1, "cell-2")
+		expect(t, "ordered before any update", r.cells.took())
+		update := func(u lrp.Update) {
+			r.store.edit(t, func(tx *memoryTx) {
+				change, err := lrp.ApplyUpdate(tx.Desired("a"), u, nil, lrp.Stamp{Now: time.Now()})
+				if err != nil {
+					t.Fatalf("updating: %v", err)
+				}
+				tx.putDesired(change.Desired)
+			})
+			synctest.Wait()
+		}
+		note := "new"
+		update(lrp.Update{Annotation: &note, MetricTags: &[]lrp.MetricTag{{Name: "a", Dynamic: lrp.DynamicIndex}}})
+		expect(t, "told of tags", r.cells.took(), "cell-2 update a1@cell-2 tags map[a:1]")
+		update(lrp.Update{Routes: &[]lrp.Route{{Router: lrp.InternalRouter, Value: []byte(`[{"hostname":"x"}]`)}}})
+		expect(t, "told of routes, and again of tags that were not reported back", r.cells.took(),
+			"cell-1 update a0@cell-1 routes [x]", "cell-2 update a1@cell-2 routes [x] tags map[a:1]")
+	})
+}
+
+func TestCancelsAreToldAFewTimes(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(t *testing.T, r *rig) {
+		r.cells.answer = func(string) (bool, error) { return false, errUnavailable }
+		r.effects.CancelTask("", "never-started", "")
+		r.effects.CancelTask("cell-1", "t", "run-1")
+		passes(5 * time.Minute)
+		if n := len(r.cells.took()); n != cancelAttempts {
+			t.Errorf("%d attempts", n)
+		}
+		r.cells.set(func() { r.cells.answer = nil })
+		r.effects.CancelTask("cell-1", "u", "run-2")
+		synctest.Wait()
+		expect(t, "ordered", r.cells.took(), "cell-1 cancel u run-2")
+		if got := r.effects.Waiting(); got.Cells != 0 {
+			t.Errorf("still waiting: %+v", got)
+		}
+		// A guid that was desired again and runs once more is another run.
+		r.putTask(t, &task.Task{GUID: "u", State: task.Running, CellID: "cell-1", InstanceGUID: "run-3"})
+		r.effects.CancelTask("cell-1", "u", "run-2")
+		synctest.Wait()
+		expect(t, "ordered for the earlier run", r.cells.took(), "cell-1 cancel u run-2")
+	})
+}
