@@ -31,20 +31,20 @@ type KeyConfig struct {
 func (c *Config) Validate() error {
 	var problems []error
 	if len(c.Keys) == 0 {
-		problems = append(problems, errors.New("keys: at least one is required"))
+		problems = append(problems, config.Invalid("keys", "at least one is required"))
 	}
 	active := false
 	for i, key := range c.Keys {
 		if key.Label == "" || len(key.Label) > maxLabel {
-			problems = append(problems, fmt.Errorf("keys[%d].label: must have 1 to %d bytes", i, maxLabel))
+			problems = append(problems, config.Invalid("keys", "label of key %d: must have 1 to %d bytes", i+1, maxLabel))
 		}
 		if key.File == "" {
-			problems = append(problems, fmt.Errorf("keys[%d].file: is required", i))
+			problems = append(problems, config.Invalid("keys", "file of key %d: is missing", i+1))
 		}
 		active = active || key.Label == c.ActiveLabel
 	}
 	if !active {
-		problems = append(problems, fmt.Errorf("active_key: %q is not among the keys", c.ActiveLabel))
+		problems = append(problems, config.Invalid("active_key", "%q is not among the keys", c.ActiveLabel))
 	}
 	return errors.Join(problems...)
 }

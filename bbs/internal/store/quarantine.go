@@ -91,3 +91,6 @@ func (s *Store) QuarantinedRecords(ctx context.Context) ([]Quarantined, error) {
 	}
 	return slices.Clip(found), nil
 }
+
+// QuarantinedCount is how many rows could not be read at the last load.
+func (s *Store) QuarantinedCount() int { return s.quarantine.count() }
