@@ -48,6 +48,7 @@ type convergence struct {
 	fleet  *converge.Fleet
 	synced bool
 	status Status
+	failed bool // a commit has failed since it was last asked
 	wake   chan struct{}
 }
 
@@ -74,7 +75,7 @@ func (c *convergence) committed(changes Changes, now time.Time) {
 	}
 }
 
-// cells changes what is known of the cells and has the loop look at it.
+// cells changes what is known, of the cells above all, and has the loop look at it.
 func (c *convergence) cells(change func(*converge.Fleet, time.Time)) {
 	c.mu.Lock()
 	change(c.fleet, time.Now())
@@ -89,6 +90,7 @@ func (c *convergence) cells(change func(*converge.Fleet, time.Time)) {
 func (c *convergence) run(ctx context.Context) error {
 	var known converge.Cells
 	full := time.Now() // when the next look at everything is due
+	retry := backoff{first: time.Second, most: c.config.Interval}
 	for ctx.Err() == nil {
 		now := time.Now()
 		view, next, ready := c.view(now)
@@ -100,14 +102,22 @@ func (c *convergence) run(ctx context.Context) error {
 		}
 		changed := differ(known, view.Cells)
 		known = view.Cells
+		everything := !now.Before(full) || len(changed) > scopedCells
 		switch {
-		case !now.Before(full), len(changed) > scopedCells:
+		case everything:
 			c.all(ctx, view)
 			full = time.Now().Add(c.config.Interval)
 		default:
 			for _, cell := range changed {
 				c.cell(ctx, view, cell)
 			}
+		}
+		if c.hasFailed() {
+			if again := time.Now().Add(retry.next()); again.Before(full) {
+				full = again
+			}
+		} else if everything {
+			retry.reset()
 		}
 		if next.IsZero() || full.Before(next) {
 			next = full
@@ -329,9 +339,19 @@ func (c *convergence) expireDomains(ctx context.Context, view *converge.View, na
 	c.acted(ctx, "domains", 0, 0, err)
 }
 
-// acted counts what a transaction did. A failed one is done again by the next run.
+// hasFailed reports whether a commit has failed since the last call.
+func (c *convergence) hasFailed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	failed := c.failed
+	c.failed = false
+	return failed
+}
+
+// acted counts what a transaction did. After a failed one everything is looked at again soon.
 func (c *convergence) acted(ctx context.Context, what string, lrps, tasks int, err error) {
 	if err != nil {
+		c.cells(func(*converge.Fleet, time.Time) { c.failed = true })
 		if ctx.Err() == nil {
 			c.log.WarnContext(ctx, "convergence-commit-failed", "kind", what, "error", fmt.Errorf("converging %s: %w", what, err))
 		}

@@ -218,10 +218,10 @@ func TestConvergenceOutlivesAStoreThatFails(t *testing.T) {
 		threeCells(t, r)
 		r.store.fail(errUnavailable)
 		r.effects.CellExpired("cell-1", false)
-		passes(10 * time.Second)
+		passes(4 * time.Second)
 		expect(t, "a/0 while nothing can be written", states(r.instance("a", 0)), "ORDINARY RUNNING")
 		r.store.fail(nil)
-		passes(30 * time.Second)
+		passes(5 * time.Second)
 		expect(t, "a/0", states(r.instance("a", 0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
 	})
 }

@@ -14,12 +14,14 @@ type pending[K comparable] struct {
 	mu    sync.Mutex
 	items map[K]*item[K]
 	due   dueHeap[K]
+	added uint64
 	wake  chan struct{}
 }
 
 type item[K comparable] struct {
 	key      K
 	at       time.Time
+	number   uint64 // keys that are due at the same time are taken in the order in which they came
 	position int
 }
 
@@ -36,9 +38,10 @@ func (p *pending[K]) add(at time.Time, keys ...K) {
 	for _, key := range keys {
 		switch known := p.items[key]; {
 		case known == nil:
-			added := &item[K]{key: key, at: at}
-			p.items[key] = added
-			heap.Push(&p.due, added)
+			p.added++
+			fresh := &item[K]{key: key, at: at, number: p.added}
+			p.items[key] = fresh
+			heap.Push(&p.due, fresh)
 		case at.Before(known.at):
 			known.at = at
 			heap.Fix(&p.due, known.position)
@@ -109,8 +112,13 @@ func (p *pending[K]) await(ctx context.Context, next time.Time) {
 // dueHeap implements heap.Interface, the earliest first.
 type dueHeap[K comparable] []*item[K]
 
-func (h dueHeap[K]) Len() int           { return len(h) }
-func (h dueHeap[K]) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
+func (h dueHeap[K]) Len() int { return len(h) }
+func (h dueHeap[K]) Less(i, j int) bool {
+	if h[i].at.Equal(h[j].at) {
+		return h[i].number < h[j].number
+	}
+	return h[i].at.Before(h[j].at)
+}
 func (h dueHeap[K]) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
 	h[i].position, h[j].position = i, j
