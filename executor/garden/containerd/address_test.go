@@ -9,7 +9,7 @@ import (
 )
 
 // externalIP is the first address of the machine that is not loopback, or loopback on a machine that has no other.
-func externalIP(t *testing.T) netip.Addr {
+func externalIP(t testing.TB) netip.Addr {
 	t.Helper()
 	interfaces, err := net.Interfaces()
 	require.NoError(t, err)

@@ -81,7 +81,7 @@ func (m *machine) start(ctx context.Context) (stop func() error, err error) {
 }
 
 // cell is the configuration of a cell of its own: nothing of it meets another test, or another run at the same time.
-func (m *machine) cell(t *testing.T) Config {
+func (m *machine) cell(t testing.TB) Config {
 	t.Helper()
 	number := int(m.cells.Add(1))
 	pid := os.Getpid()

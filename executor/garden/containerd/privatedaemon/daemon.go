@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -219,6 +220,10 @@ func Sweep(folder string) error {
 		errs = errs[:0]
 		for _, p := range found {
 			errs = append(errs, p.kill())
+		}
+		// The children come last and their groups go first.
+		for _, p := range slices.Backward(found) {
+			p.wipe()
 		}
 	}
 	errs = append(errs, unmountBelow(folder))

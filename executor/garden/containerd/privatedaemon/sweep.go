@@ -22,7 +22,15 @@ const killTimeout = 10 * time.Second
 type orphan struct {
 	pid int
 	fd  int
+	// traces are what it leaves behind when it is killed: its control groups, and for a shim its socket.
+	traces []string
 }
+
+const (
+	cgroupRoot = "/sys/fs/cgroup"
+	// shimSockets is where containerd's shims listen; the folder is one for all daemons of the machine.
+	shimSockets = "/run/containerd/s"
+)
 
 // processesOf finds the shims whose command line or socket names the folder, with all their descendants.
 func processesOf(folder string) ([]orphan, error) {
@@ -47,7 +55,7 @@ func processesOf(folder string) ([]orphan, error) {
 	var found []orphan
 	for queue := shims; len(queue) > 0; queue = queue[1:] {
 		if fd, err := unix.PidfdOpen(queue[0], 0); err == nil {
-			found = append(found, orphan{pid: queue[0], fd: fd})
+			found = append(found, orphan{pid: queue[0], fd: fd, traces: append(groupsOf(queue[0]), socketsOf(queue[0])...)})
 		}
 		queue = append(queue, children[queue[0]]...)
 	}
@@ -76,6 +84,60 @@ func parentOf(pid int) (int, bool) {
 	}
 	parent, err := strconv.Atoi(fields[1])
 	return parent, err == nil
+}
+
+// groupsOf are the control groups of a process as folders, below which this process itself does not live.
+func groupsOf(pid int) []string {
+	own, _ := os.ReadFile("/proc/self/cgroup") //nolint:errcheck // without it nothing is left out, and a group in use cannot be removed
+	content, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		return nil
+	}
+	var folders []string
+	for line := range strings.Lines(string(content)) {
+		// hierarchy:controllers:path
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) != 3 || fields[2] == "/" || strings.Contains(string(own), line) {
+			continue
+		}
+		hierarchy := strings.TrimPrefix(fields[1], "name=")
+		if hierarchy == "" {
+			folders = append(folders, filepath.Join(cgroupRoot, fields[2]))
+			hierarchy = "unified"
+		}
+		folders = append(folders, filepath.Join(cgroupRoot, hierarchy, fields[2]))
+	}
+	return folders
+}
+
+// socketsOf are the unix sockets that a shim listens at, whose names only the kernel knows.
+func socketsOf(pid int) []string {
+	open := map[string]bool{}
+	descriptors, _ := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "fd/*"))
+	for _, descriptor := range descriptors {
+		if target, err := os.Readlink(descriptor); err == nil {
+			open[strings.TrimSuffix(strings.TrimPrefix(target, "socket:["), "]")] = true
+		}
+	}
+	content, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return nil
+	}
+	var paths []string
+	for line := range strings.Lines(string(content)) {
+		// the seventh field is the number, the eighth the path
+		if fields := strings.Fields(line); len(fields) == 8 && open[fields[6]] && filepath.Dir(fields[7]) == shimSockets {
+			paths = append(paths, fields[7])
+		}
+	}
+	return paths
+}
+
+// wipe removes what a killed process left. A group that others use stays.
+func (o orphan) wipe() {
+	for _, path := range o.traces {
+		_ = os.Remove(path)
+	}
 }
 
 // kill ends the process and waits until it is gone.
