@@ -7,12 +7,11 @@ import (
 	"hash/fnv"
 
 	"diego.internal/executor"
+	repv1 "diego.internal/proto/rep/v1"
+	workloadv1 "diego.internal/proto/workload/v1"
 	"diego.internal/rep/internal/evacuation"
 	"diego.internal/rep/internal/translate"
 	"diego.internal/rep/internal/work"
-
-	repv1 "diego.internal/proto/rep/v1"
-	workloadv1 "diego.internal/proto/workload/v1"
 )
 
 // Cell is what does not change in the life of the process.

@@ -7,9 +7,8 @@ import (
 	"log/slog"
 
 	"diego.internal/executor"
-	"diego.internal/rep/internal/translate"
-
 	repv1 "diego.internal/proto/rep/v1"
+	"diego.internal/rep/internal/translate"
 )
 
 // Instances serves rep.v1.Instances.

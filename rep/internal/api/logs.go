@@ -5,16 +5,16 @@ import (
 	"slices"
 	"sync"
 
-	"diego.internal/executor"
-	"diego.internal/executor/logs"
-	"diego.internal/rep/internal/applog"
-	"diego.internal/rep/internal/translate"
-	"diego.internal/servicekit/fault"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"diego.internal/executor"
+	"diego.internal/executor/logs"
 	repv1 "diego.internal/proto/rep/v1"
+	"diego.internal/rep/internal/applog"
+	"diego.internal/rep/internal/translate"
+	"diego.internal/servicekit/fault"
 )
 
 // maxLinesPerMessage bounds one message of a log stream.

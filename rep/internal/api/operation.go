@@ -6,16 +6,16 @@ import (
 	"sync"
 	"time"
 
-	"diego.internal/executor"
-	"diego.internal/rep/internal/evacuation"
-	"diego.internal/rep/internal/translate"
-	"diego.internal/servicekit/fault"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"diego.internal/executor"
 	repv1 "diego.internal/proto/rep/v1"
+	"diego.internal/rep/internal/evacuation"
+	"diego.internal/rep/internal/translate"
+	"diego.internal/servicekit/fault"
 )
 
 var errNotSimulated = fault.New(codes.FailedPrecondition, "not-a-simulation-rep", "a cell with real containers does not forget them")
@@ -30,6 +30,8 @@ type Operation struct {
 	Report time.Duration
 	// Stopping is closed when the process ends, so that streams do not hold it up.
 	Stopping <-chan struct{}
+	// Forget deletes all containers of a simulated cell; nil for a real one.
+	Forget func(ctx context.Context) error
 
 	usage usage
 }
@@ -60,8 +62,14 @@ func (o *Operation) Evacuate(_ *repv1.EvacuateRequest, stream grpc.ServerStreami
 }
 
 // Reset implements repv1.OperationServer.
-func (o *Operation) Reset(context.Context, *repv1.ResetRequest) (*repv1.ResetResponse, error) {
-	return nil, errNotSimulated
+func (o *Operation) Reset(ctx context.Context, _ *repv1.ResetRequest) (*repv1.ResetResponse, error) {
+	if o.Forget == nil {
+		return nil, errNotSimulated
+	}
+	if err := o.Forget(ctx); err != nil {
+		return nil, fmt.Errorf("forgetting all containers: %w", err)
+	}
+	return &repv1.ResetResponse{}, nil
 }
 
 // ContainerMetrics implements repv1.OperationServer.

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"sync"
 
-	"diego.internal/executor"
-	"diego.internal/rep/internal/translate"
 	"golang.org/x/sync/errgroup"
 
+	"diego.internal/executor"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/rep/internal/translate"
 )
 
 // announced remembers of which containers the replacement was already announced in their log.
@@ -57,7 +57,7 @@ func (r *Reconciler) evacuateLRP(ctx context.Context, c executor.Container) erro
 			_, err := r.BBS.Evacuation.EvacuateStoppedActualLRP(ctx, &bbsv1.EvacuateStoppedActualLRPRequest{Key: key, InstanceKey: instance})
 			return r.deleteAfter(ctx, c, err)
 		}
-		_, err := r.BBS.Evacuation.EvacuateCrashedActualLRP(ctx, &bbsv1.EvacuateCrashedActualLRPRequest{Key: key, InstanceKey: instance, CrashReason: c.Result.FailureReason})
+		_, err := r.BBS.Evacuation.EvacuateCrashedActualLRP(ctx, &bbsv1.EvacuateCrashedActualLRPRequest{Key: key, InstanceKey: instance, CrashReason: translate.CrashReason(c)})
 		return r.deleteAfter(ctx, c, err)
 	default:
 		return fmt.Errorf("container %q is in unknown state %q", c.GUID, c.State)

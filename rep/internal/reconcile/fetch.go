@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -13,8 +14,16 @@ import (
 	workloadv1 "diego.internal/proto/workload/v1"
 )
 
+// fetchTimeout bounds the reading of the records. A stream has no deadline of its own, and a round that waits for a BBS
+// which hangs would be the last one.
+const fetchTimeout = 30 * time.Second
+
+var errFetchTimeout = errors.New("the bbs did not send the records of the cell in time")
+
 // fetch reads all records of this cell.
 func (r *Reconciler) fetch(ctx context.Context) (*records, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, fetchTimeout, errFetchTimeout)
+	defer cancel()
 	out := &records{lrps: map[string]*workloadv1.ActualLRP{}, tasks: map[string]*workloadv1.Task{}}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {

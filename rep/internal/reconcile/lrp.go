@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 
-	"diego.internal/executor"
-	"diego.internal/rep/internal/translate"
-	"diego.internal/servicekit/fault"
 	"google.golang.org/grpc/codes"
 
+	"diego.internal/executor"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/rep/internal/translate"
+	"diego.internal/servicekit/fault"
 )
 
 // lrp settles one container of an LRP in ordinary times.
@@ -27,8 +27,10 @@ func (r *Reconciler) lrp(ctx context.Context, c executor.Container, known *recor
 		if record, ok := known.lrp(instance); ok && record.GetState() == workloadv1.ActualLRPState_ACTUAL_LRP_STATE_CLAIMED {
 			return nil
 		}
-		_, err := r.claim(ctx, c, key, instance)
-		return err
+		if _, err := r.claim(ctx, c, key, instance); err != nil && !errors.Is(err, errRefused) {
+			return err
+		}
+		return nil
 	case executor.StateRunning:
 		return r.reportRunning(ctx, c, key, instance, known)
 	case executor.StateCompleted:
@@ -47,7 +49,7 @@ func (r *records) lrp(instance *workloadv1.ActualLRPInstanceKey) (*workloadv1.Ac
 	return record, ok
 }
 
-// claim returns the definition to run, or claimed false when the instance is not for us; the container is deleted then.
+// claim returns the definition to run, or errRefused when the instance is not for us; the container is deleted then.
 func (r *Reconciler) claim(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey) (*bbsv1.ClaimActualLRPResponse, error) {
 	answer, err := r.BBS.Cell.ClaimActualLRP(ctx, &bbsv1.ClaimActualLRPRequest{
 		ProcessGuid: key.GetProcessGuid(), Index: key.GetIndex(), InstanceKey: instance,
@@ -56,7 +58,10 @@ func (r *Reconciler) claim(ctx context.Context, c executor.Container, key *workl
 	case err == nil:
 		return answer, nil
 	case definitive(err):
-		return nil, errors.Join(refusal(r.delete(ctx, c)))
+		if err := r.delete(ctx, c); err != nil {
+			return nil, err
+		}
+		return nil, errRefused
 	default:
 		return nil, fmt.Errorf("claiming instance %q: %w", instance.GetInstanceGuid(), err)
 	}
@@ -65,23 +70,19 @@ func (r *Reconciler) claim(ctx context.Context, c executor.Container, key *workl
 // errRefused ends the handling of a container that was deleted because the BBS does not want it here. It is no failure.
 var errRefused = errors.New("the instance is not for this cell")
 
-func refusal(deletion error) error {
-	if deletion != nil {
-		return deletion
-	}
-	return errRefused
-}
-
 func (r *Reconciler) claimAndRun(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey) error {
 	claimed, err := r.claim(ctx, c, key, instance)
+	if errors.Is(err, errRefused) {
+		return nil
+	}
 	if err != nil {
-		return ignore(err, errRefused)
+		return err
 	}
 	fetched, err := r.BBS.Cell.FetchLRPDefinition(ctx, &bbsv1.FetchLRPDefinitionRequest{
 		ProcessGuid: key.GetProcessGuid(), DefinitionId: claimed.GetDefinitionId(),
 	})
 	if err != nil {
-		if definitive(err) { // the LRP is gone, or the record is no longer ours
+		if definitive(err) || fault.Code(err) == codes.PermissionDenied { // the LRP is gone, or the record is no longer ours
 			return r.giveBack(ctx, c, key, instance)
 		}
 		return fmt.Errorf("fetching what to run for instance %q: %w", instance.GetInstanceGuid(), err)
@@ -93,12 +94,21 @@ func (r *Reconciler) claimAndRun(ctx context.Context, c executor.Container, key 
 			Tags: map[string]string{translate.TagDefinitionID: fetched.GetDesiredLrp().GetDefinition().GetDefinitionId()},
 		})
 	}
+	if changedMeanwhile(err) {
+		return nil
+	}
 	if err != nil {
 		// A definition that this cell cannot run counts as a crash, so that its reason shows and the back-off applies.
 		r.Log.WarnContext(ctx, "instance-not-run", "process_guid", key.GetProcessGuid(), "index", key.GetIndex(), "instance_guid", instance.GetInstanceGuid(), "error", err)
 		return r.crash(ctx, c, key, instance, err.Error())
 	}
 	return nil
+}
+
+// changedMeanwhile says that the reservation was stopped, ran out or was deleted while it was being dealt with. The event
+// of that change is on its way and settles the container.
+func changedMeanwhile(err error) bool {
+	return errors.Is(err, executor.ErrInvalidTransition) || errors.Is(err, executor.ErrContainerNotFound)
 }
 
 // giveBack drops a container that never ran together with its record.
@@ -137,7 +147,7 @@ func (r *Reconciler) reportEnd(ctx context.Context, c executor.Container, key *w
 	if c.Result.Stopped {
 		return r.giveBack(ctx, c, key, instance)
 	}
-	return r.crash(ctx, c, key, instance, c.Result.FailureReason)
+	return r.crash(ctx, c, key, instance, translate.CrashReason(c))
 }
 
 func (r *Reconciler) crash(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey, reason string) error {
@@ -170,11 +180,4 @@ func definitive(err error) bool {
 	default:
 		return false
 	}
-}
-
-func ignore(err, ignored error) error {
-	if errors.Is(err, ignored) {
-		return nil
-	}
-	return err
 }

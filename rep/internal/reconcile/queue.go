@@ -9,54 +9,79 @@ import (
 // the same key only the newest. Different keys run concurrently, up to the width.
 type queue struct {
 	slots chan struct{}
-	group sync.WaitGroup
 
 	mu   sync.Mutex
-	keys map[string]*pending // guarded by mu; present while an operation of the key runs or waits
+	idle sync.Cond             // on mu; signalled when keys becomes empty
+	keys map[string]*operation // guarded by mu; what waits behind the running operation of a key, nil if nothing does
 }
 
-// pending is the operation that waits behind the running one; nil if none does.
-type pending struct{ next func(context.Context) }
+// operation is one submitted function. Over is closed when it has ended or will never run.
+type operation struct {
+	run  func(context.Context)
+	over chan struct{}
+}
 
 func newQueue(width int) *queue {
-	return &queue{slots: make(chan struct{}, width), keys: map[string]*pending{}}
+	q := &queue{slots: make(chan struct{}, width), keys: map[string]*operation{}}
+	q.idle.L = &q.mu
+	return q
 }
 
-// submit never blocks. The operation does not run if ctx ends first.
-func (q *queue) submit(ctx context.Context, key string, operation func(context.Context)) {
+// submit never blocks. The operation does not run if ctx ends first, or if a newer one of the key comes before its turn.
+// The channel is closed when it has run or will not any more.
+func (q *queue) submit(ctx context.Context, key string, run func(context.Context)) <-chan struct{} {
+	next := &operation{run: run, over: make(chan struct{})}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if waiting, busy := q.keys[key]; busy {
-		waiting.next = operation
-		return
+	waiting, busy := q.keys[key]
+	if !busy {
+		q.keys[key] = nil
+		go q.work(ctx, key, next)
+		return next.over
 	}
-	q.keys[key] = &pending{}
-	q.group.Go(func() { q.work(ctx, key, operation) })
+	if waiting != nil {
+		close(waiting.over)
+	}
+	q.keys[key] = next
+	return next.over
 }
 
-func (q *queue) work(ctx context.Context, key string, operation func(context.Context)) {
-	for operation != nil {
+// work runs the operations of a key until none waits.
+func (q *queue) work(ctx context.Context, key string, current *operation) {
+	for current != nil {
 		select {
 		case q.slots <- struct{}{}:
-			operation(ctx)
+			if ctx.Err() == nil {
+				current.run(ctx)
+			}
 			<-q.slots
 		case <-ctx.Done():
 		}
-		operation = q.next(ctx, key)
+		close(current.over)
+		current = q.next(key)
 	}
 }
 
-func (q *queue) next(ctx context.Context, key string) func(context.Context) {
+func (q *queue) next(key string) *operation {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	operation := q.keys[key].next
-	if operation == nil || ctx.Err() != nil {
+	current := q.keys[key]
+	if current == nil {
 		delete(q.keys, key)
+		if len(q.keys) == 0 {
+			q.idle.Broadcast()
+		}
 		return nil
 	}
-	q.keys[key].next = nil
-	return operation
+	q.keys[key] = nil
+	return current
 }
 
-// wait blocks until every submitted operation has ended.
-func (q *queue) wait() { q.group.Wait() }
+// wait blocks until no operation runs or waits.
+func (q *queue) wait() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.keys) > 0 {
+		q.idle.Wait()
+	}
+}

@@ -13,12 +13,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"diego.internal/executor"
-	"diego.internal/rep/internal/translate"
 	"golang.org/x/sync/errgroup"
 
+	"diego.internal/executor"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/rep/internal/translate"
 )
 
 // BBS is the part of the BBS's API that a cell calls.
@@ -58,41 +58,47 @@ type Reconciler struct {
 	queue *queue
 	// resync asks for a round at once.
 	resync chan struct{}
+	// synced is closed when the first round has been carried out.
+	synced chan struct{}
 	// lastRound is when the last complete round ended, in Unix nanoseconds; 0 before the first.
 	lastRound atomic.Int64
 	lastError atomic.Pointer[string]
 	requested announced
 }
 
-// New makes a reconciler. Call Sync for the first round, then Run.
+// New makes a reconciler. It does nothing before Run.
 func New(cfg Config) *Reconciler {
-	return &Reconciler{Config: cfg, queue: newQueue(cfg.Width), resync: make(chan struct{}, 1), requested: newAnnounced()}
+	return &Reconciler{
+		Config: cfg, queue: newQueue(cfg.Width), resync: make(chan struct{}, 1), synced: make(chan struct{}), requested: newAnnounced(),
+	}
 }
 
-// Run follows events and does a round at every interval until ctx ends. It waits for the operations that it began, which
-// see their context end, and returns nil.
+// Run does the first round as soon as the BBS answers, then follows events and does a round at every interval until ctx
+// ends. It waits for the operations that it began, which see their context end, and returns nil then.
 func (r *Reconciler) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return r.follow(ctx) })
-	group.Go(func() error { r.rounds(ctx); return nil })
+	// The subscription is older than the first round, so what happens meanwhile is seen by one of the two.
+	events := r.Executor.SubscribeToEvents()
+	defer events.Close()
+	group.Go(func() error { return r.follow(ctx, events) })
+	group.Go(func() error {
+		r.rounds(ctx)
+		return nil
+	})
 	err := group.Wait()
 	r.queue.wait()
-	if errors.Is(err, context.Canceled) {
-		return nil
-	}
 	return err
 }
 
-func (r *Reconciler) follow(ctx context.Context) error {
-	subscription := r.Executor.SubscribeToEvents()
-	defer subscription.Close()
-	// Whatever happened before the subscription began is found by this round.
-	r.askRound()
+// Synced is closed when the BBS has been told once of everything that was found at start. The cell offers itself only then.
+func (r *Reconciler) Synced() <-chan struct{} { return r.synced }
+
+func (r *Reconciler) follow(ctx context.Context, events *executor.Subscription) error {
 	for {
-		event, err := subscription.Next(ctx)
+		event, err := events.Next(ctx)
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
+			if ctx.Err() != nil || errors.Is(err, executor.ErrClosed) {
+				return nil // the end of the process, by way of the executor or of ourselves
 			}
 			return fmt.Errorf("following the executor: %w", err)
 		}
@@ -104,11 +110,17 @@ func (r *Reconciler) follow(ctx context.Context) error {
 	}
 }
 
+// Pauses between attempts at the first round, which must not wait for a whole interval.
+const (
+	firstRoundPause    = 100 * time.Millisecond
+	maxFirstRoundPause = 2 * time.Second
+)
+
 func (r *Reconciler) rounds(ctx context.Context) {
-	timer := time.NewTimer(r.Interval)
+	timer := time.NewTimer(0)
 	defer timer.Stop()
-	started := r.EvacuationStarted
-	for {
+	started, pause := r.EvacuationStarted, firstRoundPause
+	for first := true; ; {
 		select {
 		case <-ctx.Done():
 			return
@@ -117,11 +129,36 @@ func (r *Reconciler) rounds(ctx context.Context) {
 		case <-r.resync:
 		case <-timer.C:
 		}
-		if err := r.Sync(ctx); err != nil && ctx.Err() == nil {
+		over, err := r.sync(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
 			r.Log.WarnContext(ctx, "round-skipped", "error", err)
+		case err == nil && first:
+			first = false
+			if !await(ctx, over) {
+				return
+			}
+			close(r.synced)
+		}
+		if first {
+			timer.Reset(pause)
+			pause = min(2*pause, maxFirstRoundPause)
+			continue
 		}
 		timer.Reset(r.interval())
 	}
+}
+
+// await returns false when ctx ends first.
+func await(ctx context.Context, over []<-chan struct{}) bool {
+	for _, done := range over {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 func (r *Reconciler) interval() time.Duration {
@@ -138,28 +175,29 @@ func (r *Reconciler) askRound() {
 	}
 }
 
-// Sync compares all containers with all records of this cell once and queues what has to be done. It returns when
-// everything is queued, with an error if the BBS could not be asked; nothing is queued then.
-func (r *Reconciler) Sync(ctx context.Context) error {
+// sync compares all containers with all records of this cell once and queues what has to be done. The channels are
+// closed as it is done. After an error, which says that the BBS could not be asked, nothing is queued.
+func (r *Reconciler) sync(ctx context.Context) ([]<-chan struct{}, error) {
 	began := time.Now()
 	records, err := r.fetch(ctx)
 	if err != nil {
 		text := err.Error()
 		r.lastError.Store(&text)
-		return err
+		return nil, err
 	}
 	// The containers are read after the records: one that is missing now was missing when its record was read, or has
 	// just been deleted, and then its record is about to go anyway.
+	var over []<-chan struct{}
 	present := map[string]bool{}
 	for _, c := range r.Executor.ListContainers() {
 		present[holder(c)] = true
-		r.submitContainer(ctx, c.GUID, records)
+		over = append(over, r.submitContainer(ctx, c.GUID, records))
 	}
-	r.submitResidual(ctx, records, present)
+	over = append(over, r.submitResidual(ctx, records, present)...)
 	r.lastRound.Store(time.Now().UnixNano())
 	r.lastError.Store(nil)
 	r.Observe(time.Since(began))
-	return nil
+	return over, nil
 }
 
 // LastRound is when the last complete round ended and why the newest one failed, if it did.
@@ -173,13 +211,9 @@ func (r *Reconciler) LastRound() (at time.Time, problem string) {
 	return at, problem
 }
 
-// Drain waits for the operations that are queued now. The rep calls it after the first Sync, so that the cell offers
-// itself only when what it found has been told.
-func (r *Reconciler) Drain() { r.queue.wait() }
-
 // submitContainer queues a look at one container. records is nil when an event brought us here.
-func (r *Reconciler) submitContainer(ctx context.Context, guid string, records *records) {
-	r.queue.submit(ctx, guid, func(ctx context.Context) {
+func (r *Reconciler) submitContainer(ctx context.Context, guid string, records *records) <-chan struct{} {
+	return r.queue.submit(ctx, guid, func(ctx context.Context) {
 		c, err := r.Executor.GetContainer(guid)
 		if err != nil {
 			return // gone meanwhile
@@ -230,9 +264,10 @@ type records struct {
 	tasks map[string]*workloadv1.Task
 }
 
-// DeleteSoon queues the deletion of a container and returns. It is used when the BBS has settled the record already.
+// DeleteSoon begins the deletion of a container and returns. It is used when the BBS has settled the record already. Its
+// key is its own, so that no look at the same container can take its place in the queue.
 func (r *Reconciler) DeleteSoon(ctx context.Context, c executor.Container) {
-	r.queue.submit(ctx, c.GUID, func(ctx context.Context) {
+	r.queue.submit(ctx, "delete/"+c.GUID, func(ctx context.Context) {
 		if err := r.delete(ctx, c); err != nil && ctx.Err() == nil {
 			r.Log.WarnContext(ctx, "container-not-deleted", "container_guid", c.GUID, "error", err)
 		}

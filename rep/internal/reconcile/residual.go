@@ -8,24 +8,26 @@ import (
 	workloadv1 "diego.internal/proto/workload/v1"
 )
 
-// submitResidual queues the removal of records for which this cell has no container.
-func (r *Reconciler) submitResidual(ctx context.Context, known *records, present map[string]bool) {
+// submitResidual queues the removal of records for which this cell has no container. The channels are closed as it is done.
+func (r *Reconciler) submitResidual(ctx context.Context, known *records, present map[string]bool) []<-chan struct{} {
+	var over []<-chan struct{}
 	for guid, record := range known.lrps {
 		if present["lrp/"+guid] {
 			continue
 		}
-		r.queue.submit(ctx, guid, func(ctx context.Context) {
+		over = append(over, r.queue.submit(ctx, guid, func(ctx context.Context) {
 			r.settle(ctx, "lrp/"+guid, func() error { return r.dropRecord(ctx, record) })
-		})
+		}))
 	}
 	for guid, task := range known.tasks {
 		if present["task/"+guid] || task.GetState() != workloadv1.TaskState_TASK_STATE_RUNNING {
 			continue
 		}
-		r.queue.submit(ctx, "task/"+guid, func(ctx context.Context) {
+		over = append(over, r.queue.submit(ctx, "task/"+guid, func(ctx context.Context) {
 			r.settle(ctx, "task/"+guid, func() error { return r.failLostTask(ctx, task) })
-		})
+		}))
 	}
+	return over
 }
 
 // settle acts only if there is still no container: one may have come since the records were read.

@@ -6,15 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"unicode/utf8"
 
 	"diego.internal/executor"
-	"diego.internal/rep/internal/translate"
-	"diego.internal/servicekit/fault"
-
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/rep/internal/translate"
+	"diego.internal/servicekit/fault"
 )
 
 const (
@@ -65,22 +65,21 @@ func (r *Reconciler) startTask(ctx context.Context, c executor.Container, guid s
 	if err == nil {
 		err = r.Executor.RunContainer(ctx, executor.RunRequest{GUID: c.GUID, Info: info, Tags: translate.StartedTaskTags(started.GetTask())})
 	}
+	if changedMeanwhile(err) {
+		return r.rejectStarted(ctx, withTags(c, translate.StartedTaskTags(started.GetTask())), guid, reasonInterrupted)
+	}
 	if err != nil {
 		r.Log.WarnContext(ctx, "task-not-run", "task_guid", guid, "error", err)
-		c.Tags = mergeTags(c.Tags, translate.StartedTaskTags(started.GetTask()))
-		return r.completeTask(ctx, c, outcome{failed: true, reason: reasonRunFailed + ": " + err.Error()})
+		return r.completeTask(ctx, withTags(c, translate.StartedTaskTags(started.GetTask())), outcome{failed: true, reason: reasonRunFailed + ": " + err.Error()})
 	}
 	return nil
 }
 
-func mergeTags(a, b map[string]string) map[string]string {
-	out := make(map[string]string, len(a)+len(b))
-	for _, tags := range []map[string]string{a, b} {
-		for name, value := range tags {
-			out[name] = value
-		}
-	}
-	return out
+// withTags returns a copy of the container that carries these tags too; the executor's own stays as it is.
+func withTags(c executor.Container, tags map[string]string) executor.Container {
+	c.Tags = maps.Clone(c.Tags)
+	maps.Copy(c.Tags, tags)
+	return c
 }
 
 // checkTask deletes a container whose task is no longer ours: cancelled, or failed because this cell was thought lost.
@@ -104,8 +103,7 @@ func (r *Reconciler) checkTask(ctx context.Context, c executor.Container, guid s
 		if err := r.delete(ctx, c); err != nil {
 			return err
 		}
-		c.Tags = mergeTags(c.Tags, translate.StartedTaskTags(answer.GetTask()))
-		return r.rejectStarted(ctx, c, guid, reasonInterrupted)
+		return r.rejectStarted(ctx, withTags(c, translate.StartedTaskTags(answer.GetTask())), guid, reasonInterrupted)
 	default:
 		return nil
 	}

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"diego.internal/executor"
-
 	workloadv1 "diego.internal/proto/workload/v1"
 )
 

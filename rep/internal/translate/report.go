@@ -1,11 +1,12 @@
 package translate
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 
 	"diego.internal/executor"
-
+	"diego.internal/executor/logs"
 	repv1 "diego.internal/proto/rep/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
 )
@@ -40,6 +41,8 @@ func RunningOf(c executor.Container, zone string) Running {
 // Matches says whether the BBS's record holds exactly this report, so that telling it again would change nothing.
 func (r Running) Matches(record *workloadv1.ActualLRP) bool {
 	return record.GetState() == workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING &&
+		// A cell that is not being emptied (any more) wants its instance back as an ordinary one.
+		record.GetPresence() != workloadv1.Presence_PRESENCE_EVACUATING &&
 		record.GetRoutable() == r.Routable &&
 		record.GetAvailabilityZone() == r.Zone &&
 		slices.Equal(record.GetInternalRoutes(), r.InternalRoutes) &&
@@ -89,4 +92,40 @@ func State(c executor.Container) repv1.ContainerState {
 	default:
 		return repv1.ContainerState_CONTAINER_STATE_UNSPECIFIED
 	}
+}
+
+// CrashReason words why an instance ended. An action that ends well is a crash of an LRP all the same, and the executor
+// has no failure to tell of then.
+func CrashReason(c executor.Container) string {
+	if c.Result.FailureReason != "" || c.Result.Failed {
+		return c.Result.FailureReason
+	}
+	return source(c) + ": Exited with status 0"
+}
+
+// source names the process whose end ended the action, as the executor words it: the run action's own source, or else that
+// of the container.
+func source(c executor.Container) string {
+	if c.RunInfo == nil {
+		return logs.DefaultSource
+	}
+	own := ""
+	if c.RunInfo.Action != nil {
+		own = lastSource(*c.RunInfo.Action)
+	}
+	return cmp.Or(own, c.RunInfo.LogConfig.SourceName, logs.DefaultSource)
+}
+
+// lastSource is the source of the last run action of a tree, because of actions in a row the last one ends the whole.
+func lastSource(a executor.Action) string {
+	if a.Run != nil {
+		return a.Run.LogSource
+	}
+	_, children := a.Children()
+	for _, child := range slices.Backward(children) {
+		if own := lastSource(child); own != "" {
+			return own
+		}
+	}
+	return ""
 }

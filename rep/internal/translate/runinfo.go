@@ -8,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"diego.internal/executor"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"diego.internal/executor"
 	workloadv1 "diego.internal/proto/workload/v1"
 )
 
@@ -48,13 +48,13 @@ func lrpActions(info *executor.RunInfo, definition *workloadv1.LRPDefinition) er
 	info.Setup, info.Action, info.Monitor = withLayers(definition.GetContainer(), setup), main, monitor
 	problems := []error{err1, err2, err3}
 	for _, sidecar := range definition.GetSidecars() {
-		converted, err := Action(sidecar.GetAction())
+		converted, err := action(sidecar.GetAction())
 		if err != nil {
 			problems = append(problems, err)
 			continue
 		}
 		info.Sidecars = append(info.Sidecars, executor.Sidecar{
-			Action: *converted, MemoryMB: int(sidecar.GetMemoryMb()), DiskMB: int(sidecar.GetDiskMb()),
+			Action: converted, MemoryMB: int(sidecar.GetMemoryMb()), DiskMB: int(sidecar.GetDiskMb()),
 		})
 	}
 	return errors.Join(problems...)

@@ -8,9 +8,9 @@ import (
 	"fmt"
 	"strconv"
 
-	"diego.internal/executor"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"diego.internal/executor"
 	workloadv1 "diego.internal/proto/workload/v1"
 )
 

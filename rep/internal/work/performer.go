@@ -11,13 +11,13 @@ import (
 	"strings"
 	"sync"
 
-	"diego.internal/executor"
-	"diego.internal/rep/internal/translate"
-	"diego.internal/servicekit/fault"
 	"google.golang.org/grpc/codes"
 
+	"diego.internal/executor"
 	repv1 "diego.internal/proto/rep/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/rep/internal/translate"
+	"diego.internal/servicekit/fault"
 )
 
 // ErrWrongCell says that the work is for another cell: its address was given to this one.
@@ -84,9 +84,9 @@ func (p *Performer) closed() string {
 
 // item is one piece of work with the place of its answer.
 type item struct {
-	request executor.AllocationRequest
-	result  *repv1.WorkResult
-	root    *workloadv1.PlacementConstraint
+	request   executor.AllocationRequest
+	result    *repv1.WorkResult
+	placement *workloadv1.PlacementConstraint
 	// held says that the cell has it already.
 	held bool
 }
@@ -128,10 +128,10 @@ func (o *offer) add(guid string, tags map[string]string, work described, held ma
 	result := &repv1.WorkResult{}
 	id := identity(tags)
 	o.items = append(o.items, item{
-		request: executor.AllocationRequest{GUID: guid, Resources: translate.Resources(work.GetResources()), Tags: tags},
-		result:  result,
-		root:    work.GetPlacement(),
-		held:    held[id],
+		request:   executor.AllocationRequest{GUID: guid, Resources: translate.Resources(work.GetResources()), Tags: tags},
+		result:    result,
+		placement: work.GetPlacement(),
+		held:      held[id],
 	})
 	held[id] = true
 	return result
@@ -162,9 +162,9 @@ func (p *Performer) allocate(ctx context.Context, o *offer) {
 		switch {
 		case it.held:
 			it.result.Accepted = true
-		case len(it.root.GetVolumeDrivers()) > 0:
+		case len(it.placement.GetVolumeDrivers()) > 0:
 			it.result.Reason = ReasonVolume
-		case !p.RootFS(it.root.GetRootFs()):
+		case !p.RootFS(it.placement.GetRootFs()):
 			it.result.Reason = ReasonRootFS
 		default:
 			it.result.Accepted = true
