@@ -1,0 +1,109 @@
+package cell
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"time"
+)
+
+// Description says who a cell is. It is a section of configuration files.
+type Description struct {
+	// ID is unique among all cells: 1 to 63 characters of [a-zA-Z0-9_-].
+	ID   string `yaml:"id"`
+	Zone string `yaml:"zone"`
+	// Index is the ordinal of the cell in its deployment, from 0.
+	Index int32 `yaml:"index"`
+	// Address is host:port at which others reach the API; empty means the address that it listens at.
+	Address string `yaml:"address"`
+	// PlacementTags must all be asked for by what runs here; OptionalPlacementTags may be.
+	PlacementTags         []string `yaml:"placement_tags"`
+	OptionalPlacementTags []string `yaml:"optional_placement_tags"`
+	// MaxStarting is how many containers may be starting at a time; 0 is no limit.
+	MaxStarting int32 `yaml:"max_starting"`
+}
+
+var cellID = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,63}$`)
+
+// Validate checks what can be checked without looking at the machine.
+func (c *Description) Validate() error {
+	var problems []error
+	if !cellID.MatchString(c.ID) {
+		problems = append(problems, fmt.Errorf("id: must be 1 to 63 letters, digits, dashes and underscores, is %q", c.ID))
+	}
+	if c.Zone == "" {
+		problems = append(problems, errors.New("zone: must be set"))
+	}
+	if c.Index < 0 {
+		problems = append(problems, fmt.Errorf("index: must not be negative, is %d", c.Index))
+	}
+	if c.MaxStarting < 0 {
+		problems = append(problems, fmt.Errorf("max_starting: must not be negative, is %d", c.MaxStarting))
+	}
+	if c.Address != "" {
+		if _, _, err := net.SplitHostPort(c.Address); err != nil {
+			problems = append(problems, fmt.Errorf("address: must be host:port: %w", err))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// PresenceConfig is the section presence.
+type PresenceConfig struct {
+	// TTL from 3 s to 300 s. Default 5 s.
+	TTL time.Duration `yaml:"ttl"`
+}
+
+// SetDefaults fills what the file may leave out.
+func (c *PresenceConfig) SetDefaults() { c.TTL = 5 * time.Second }
+
+// Validate checks the range.
+func (c *PresenceConfig) Validate() error {
+	if c.TTL < 3*time.Second || c.TTL > 300*time.Second {
+		return fmt.Errorf("ttl: must be from 3 s to 300 s, is %v", c.TTL)
+	}
+	return nil
+}
+
+// ReconcileConfig is the section reconcile.
+type ReconcileConfig struct {
+	// Interval between rounds. Default 30 s.
+	Interval time.Duration `yaml:"interval"`
+	// Width is how many containers are dealt with at a time. Default 64.
+	Width int `yaml:"width"`
+}
+
+// SetDefaults fills what the file may leave out.
+func (c *ReconcileConfig) SetDefaults() { c.Interval, c.Width = 30*time.Second, 64 }
+
+// Validate checks the ranges.
+func (c *ReconcileConfig) Validate() error {
+	var problems []error
+	if c.Interval <= 0 {
+		problems = append(problems, fmt.Errorf("interval: must be positive, is %v", c.Interval))
+	}
+	if c.Width <= 0 {
+		problems = append(problems, fmt.Errorf("width: must be positive, is %d", c.Width))
+	}
+	return errors.Join(problems...)
+}
+
+// EvacuationConfig is the section evacuation.
+type EvacuationConfig struct {
+	// Timeout bounds an evacuation. Default 600 s.
+	Timeout time.Duration `yaml:"timeout"`
+	// Interval between rounds and counts meanwhile. Default 10 s.
+	Interval time.Duration `yaml:"interval"`
+}
+
+// SetDefaults fills what the file may leave out.
+func (c *EvacuationConfig) SetDefaults() { c.Timeout, c.Interval = 600*time.Second, 10*time.Second }
+
+// Validate checks the ranges.
+func (c *EvacuationConfig) Validate() error {
+	if c.Timeout <= 0 || c.Interval <= 0 {
+		return fmt.Errorf("timeout and interval: must be positive, are %v and %v", c.Timeout, c.Interval)
+	}
+	return nil
+}
