@@ -66,6 +66,9 @@ func (c *Client) adopt(ctx context.Context) error {
 // loadJournals registers every record that can be read and removes those that cannot: their containers are unaccounted
 // for then.
 func (c *Client) loadJournals() ([]*node, error) {
+	if c.cfg.Ephemeral {
+		return nil, nil
+	}
 	entries, err := os.ReadDir(c.journalDir())
 	if err != nil {
 		return nil, fmt.Errorf("listing journals: %w", err)

@@ -120,7 +120,11 @@ func (c *Client) prepare(ctx context.Context) error {
 	if err := os.RemoveAll(temporary); err != nil {
 		return fmt.Errorf("emptying temporary folder: %w", err)
 	}
-	for _, dir := range []string{temporary, c.journalDir(), c.filesDir()} {
+	folders := []string{temporary, c.filesDir()}
+	if !c.cfg.Ephemeral {
+		folders = append(folders, c.journalDir())
+	}
+	for _, dir := range folders {
 		if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // users of containers pass through it
 			return fmt.Errorf("making state folder: %w", err)
 		}
@@ -131,6 +135,10 @@ func (c *Client) prepare(ctx context.Context) error {
 		Uploads:   c.cfg.Uploads,
 		MaxBytes:  c.cfg.MaxInflatedBytes,
 	})
+	if c.cfg.Ephemeral {
+		c.logs = logs.Discard()
+		return c.adopt(ctx)
+	}
 	var err error
 	limits := logs.Limits{Bytes: c.cfg.LogBytes, Lines: c.cfg.LogLines}
 	if c.logs, err = logs.NewStore(filepath.Join(c.cfg.StateDir, "logs"), limits, c.log); err != nil {

@@ -26,6 +26,10 @@ type Config struct {
 	// Dial connects to addresses of containers for health checks; the default is the machine's own network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error) `yaml:"-"`
 
+	// Ephemeral says that containers end with this process, as those of a simulated engine do. Then nothing of them is
+	// written to disk: there is no journal, because nothing could be adopted, and logs are discarded.
+	Ephemeral bool `yaml:"-"`
+
 	// StateDir is an absolute folder for journals, logs, dependencies and files shown in containers. It must survive a
 	// restart of the process.
 	StateDir string `yaml:"state_dir"`

@@ -31,7 +31,8 @@ const keySetupDone = "setup-done"
 // keyHealthStart is since when the container has been asked whether it is healthy.
 const keyHealthStart = "health-start"
 
-// journal is the folder of one container's record. Its methods are called with the container's lock held.
+// journal is the folder of one container's record; the zero value keeps nothing. Its methods are called with the
+// container's lock held.
 type journal struct{ dir string }
 
 type savedRecord struct {
@@ -46,6 +47,9 @@ type savedProgress struct {
 }
 
 func (j journal) save(record container.Record) error {
+	if j.dir == "" {
+		return nil
+	}
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return fmt.Errorf("making journal folder: %w", err)
 	}
@@ -69,6 +73,9 @@ func (j journal) load() (container.Record, savedProgress, error) {
 }
 
 func (j journal) remove() error {
+	if j.dir == "" {
+		return nil
+	}
 	if err := os.RemoveAll(j.dir); err != nil {
 		return fmt.Errorf("removing journal: %w", err)
 	}
@@ -103,7 +110,7 @@ func readJSON(path string, value any) error {
 
 // progress is the step.Progress of one container.
 type progress struct {
-	path string
+	path string // "" keeps it in memory only
 	log  *slog.Logger
 
 	mu    sync.Mutex
@@ -122,7 +129,11 @@ func newProgress(j journal, marks savedProgress, log *slog.Logger) *progress {
 	if marks.Since == nil {
 		marks.Since = make(map[string]time.Time)
 	}
-	return &progress{path: filepath.Join(j.dir, progressFile), log: log, marks: marks}
+	p := &progress{log: log, marks: marks}
+	if j.dir != "" {
+		p.path = filepath.Join(j.dir, progressFile)
+	}
+	return p
 }
 
 func (p *progress) Process(id string) step.ProcessMark {
@@ -180,6 +191,9 @@ func (p *progress) leftovers(place string) []string {
 }
 
 func (p *progress) saveLocked() {
+	if p.path == "" {
+		return
+	}
 	if err := writeJSON(p.path, p.marks); err != nil {
 		p.log.Error("saving-progress-failed", slog.String("path", p.path), slog.Any("error", err))
 	}

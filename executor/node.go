@@ -42,13 +42,17 @@ type node struct {
 
 func (c *Client) newNode(record container.Record) *node {
 	handle := handleOf(record.GUID)
+	var j journal
+	if !c.cfg.Ephemeral {
+		j.dir = c.journalPath(handle)
+	}
 	return &node{
 		client:  c,
 		guid:    record.GUID,
 		handle:  handle,
 		log:     c.log.With(slog.String("container_guid", record.GUID)),
 		record:  record,
-		journal: journal{dir: c.journalPath(handle)},
+		journal: j,
 	}
 }
 

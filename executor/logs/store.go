@@ -27,7 +27,7 @@ type Limits struct {
 
 // Store keeps the logs of all containers of a cell below one folder. Its methods may be called concurrently.
 type Store struct {
-	dir    string
+	dir    string // "" discards everything
 	limits Limits
 	log    *slog.Logger
 	busy   sync.WaitGroup
@@ -44,6 +44,9 @@ func NewStore(dir string, limits Limits, log *slog.Logger) (*Store, error) {
 	return &Store{dir: dir, limits: limits, log: log, open: make(map[string]*file)}, nil
 }
 
+// Discard returns a store that keeps no line, and finds none.
+func Discard() *Store { return &Store{open: make(map[string]*file)} }
+
 // Create starts an empty log under a name that is usable as a file name; an older log of that name is removed.
 func (s *Store) Create(name string, cfg SinkConfig) (*Sink, error) {
 	s.mu.Lock()
@@ -54,8 +57,10 @@ func (s *Store) Create(name string, cfg SinkConfig) (*Sink, error) {
 			return nil, fmt.Errorf("closing the older log %q: %w", name, err)
 		}
 	}
-	if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
-		return nil, fmt.Errorf("removing the older log %q: %w", name, err)
+	if s.dir != "" {
+		if err := os.RemoveAll(filepath.Join(s.dir, name)); err != nil {
+			return nil, fmt.Errorf("removing the older log %q: %w", name, err)
+		}
 	}
 	return s.sink(name, cfg)
 }
@@ -68,6 +73,9 @@ func (s *Store) Resume(name string, cfg SinkConfig) (*Sink, error) {
 }
 
 func (s *Store) sink(name string, cfg SinkConfig) (*Sink, error) {
+	if s.dir == "" {
+		return newSink(&file{sealed: true}, cfg), nil // it takes no line
+	}
 	f, ok := s.open[name]
 	if !ok {
 		var err error
@@ -104,6 +112,9 @@ func (s *Store) Read(ctx context.Context, name string, req Request) iter.Seq2[Li
 
 // retired opens a log that nobody writes to any more, just for reading.
 func (s *Store) retired(name string) (*file, error) {
+	if s.dir == "" {
+		return nil, fmt.Errorf("log %q: %w", name, ErrNotFound)
+	}
 	dir := filepath.Join(s.dir, name)
 	info, err := os.Stat(dir)
 	if err != nil || filepath.Base(name) != name {
@@ -134,6 +145,9 @@ func (s *Store) Retire(name string) error {
 
 // Sweep removes retired logs that ended before the given time, and the oldest of too many.
 func (s *Store) Sweep(before time.Time) error {
+	if s.dir == "" {
+		return nil
+	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return fmt.Errorf("listing logs: %w", err)

@@ -50,7 +50,7 @@ type Engine struct {
 	containers map[string]*container
 	usedPorts  map[uint32]bool
 	nextPort   uint32
-	usedAddrs  map[netip.Addr]bool
+	addresses  map[netip.Addr]*container
 	nextAddr   netip.Addr
 }
 
@@ -74,7 +74,7 @@ func New(cfg Config) *Engine {
 		containers: map[string]*container{},
 		usedPorts:  map[uint32]bool{},
 		nextPort:   uint32(cfg.HostPorts.Start),
-		usedAddrs:  map[netip.Addr]bool{},
+		addresses:  map[netip.Addr]*container{},
 		nextAddr:   cfg.Network.Masked().Addr().Next(),
 	}
 }
@@ -161,7 +161,7 @@ func (e *Engine) reserve(ctx context.Context, spec garden.ContainerSpec) (*conta
 		return nil, err
 	}
 	c.ports = ports
-	if c.address, err = e.takeAddressLocked(); err != nil {
+	if c.address, err = e.takeAddressLocked(c); err != nil {
 		e.releaseLocked(c)
 		return nil, err
 	}
@@ -304,17 +304,17 @@ func (e *Engine) freePortLocked() uint32 {
 	return 0
 }
 
-func (e *Engine) takeAddressLocked() (netip.Addr, error) {
+func (e *Engine) takeAddressLocked(c *container) (netip.Addr, error) {
 	// Each lap may meet all used addresses and the end of the network once.
-	for range len(e.usedAddrs) + 2 {
+	for range len(e.addresses) + 2 {
 		addr := e.nextAddr
 		e.nextAddr = addr.Next()
 		if !e.cfg.Network.Contains(addr) {
 			e.nextAddr = e.cfg.Network.Masked().Addr().Next()
 			continue
 		}
-		if !e.usedAddrs[addr] {
-			e.usedAddrs[addr] = true
+		if e.addresses[addr] == nil {
+			e.addresses[addr] = c
 			return addr, nil
 		}
 	}
@@ -333,7 +333,7 @@ func (e *Engine) releaseLocked(c *container) {
 	for _, in := range c.ports {
 		delete(e.usedPorts, in.HostPort)
 	}
-	delete(e.usedAddrs, c.address)
+	delete(e.addresses, c.address)
 }
 
 // wait returns after d or when ctx ends.

@@ -1,0 +1,107 @@
+package simulated
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// answer is what a simulated application says to every HTTP request.
+const answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+// Dial connects to an address of a container, for health checks. Every port of a container with a running process takes
+// connections and answers HTTP requests with 200; everything else refuses. No socket is opened.
+func (e *Engine) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	if ctx.Err() != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: context.Cause(ctx)}
+	}
+	target, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
+	}
+	e.mu.Lock()
+	c := e.addresses[target.Addr()]
+	e.mu.Unlock()
+	if c == nil || !c.listening() {
+		return nil, &net.OpError{Op: "dial", Net: network, Addr: net.TCPAddrFromAddrPort(target), Err: syscall.ECONNREFUSED}
+	}
+	return newConn(target), nil
+}
+
+// listening says whether a process runs.
+func (c *container) listening() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.processes {
+		select {
+		case <-p.done:
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+// conn is a connection to a simulated application. It has no goroutine: what is read follows from what was written.
+type conn struct {
+	remote net.Addr
+	closed chan struct{}
+	close  sync.Once
+	asked  chan struct{} // closed when a whole request header was written
+
+	mu      sync.Mutex
+	request []byte        // until the header is whole
+	reply   *bytes.Reader // nil until then
+}
+
+func newConn(remote netip.AddrPort) *conn {
+	return &conn{remote: net.TCPAddrFromAddrPort(remote), closed: make(chan struct{}), asked: make(chan struct{})}
+}
+
+func (c *conn) Write(p []byte) (int, error) {
+	select {
+	case <-c.closed:
+		return 0, net.ErrClosed
+	default:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reply != nil {
+		return len(p), nil // the body, or a second request that gets no answer
+	}
+	c.request = append(c.request, p...)
+	if bytes.Contains(c.request, []byte("\r\n\r\n")) {
+		c.request, c.reply = nil, bytes.NewReader([]byte(answer))
+		close(c.asked)
+	}
+	return len(p), nil
+}
+
+// Read waits for a request and then for nothing: after the answer comes the end.
+func (c *conn) Read(p []byte) (int, error) {
+	select {
+	case <-c.closed:
+		return 0, net.ErrClosed
+	case <-c.asked:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.reply.Read(p)
+}
+
+func (c *conn) Close() error {
+	c.close.Do(func() { close(c.closed) })
+	return nil
+}
+
+func (c *conn) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4zero} }
+func (c *conn) RemoteAddr() net.Addr { return c.remote }
+
+// Deadlines are not kept: whoever asks an application that always answers does not need them, and closes.
+func (c *conn) SetDeadline(time.Time) error      { return nil }
+func (c *conn) SetReadDeadline(time.Time) error  { return nil }
+func (c *conn) SetWriteDeadline(time.Time) error { return nil }
