@@ -46,18 +46,14 @@ func build(ctx context.Context, folder string) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"bin", "sbin", "usr/bin", "usr/sbin", "etc", "proc", "sys", "dev", "run", "var", "root", "home/vcap"} {
-		if err := os.MkdirAll(filepath.Join(folder, name), 0o755); err != nil { //nolint:gosec // a root filesystem is readable by all its users
-			return fmt.Errorf("making folders: %w", err)
+	for _, name := range []string{"", "bin", "sbin", "usr", "usr/bin", "usr/sbin", "etc", "proc", "sys", "dev", "run", "var", "root", "home", "home/vcap"} {
+		if err := makeFolder(filepath.Join(folder, name), 0o755); err != nil {
+			return err
 		}
 	}
 	for _, name := range []string{"tmp", "var/tmp"} {
-		if err := os.MkdirAll(filepath.Join(folder, name), 0o755); err != nil { //nolint:gosec // chmod below widens it further
-			return fmt.Errorf("making folders: %w", err)
-		}
-		// MkdirAll is subject to the umask and knows no sticky bit.
-		if err := os.Chmod(filepath.Join(folder, name), 0o777|os.ModeSticky); err != nil {
-			return fmt.Errorf("opening %s to all: %w", name, err)
+		if err := makeFolder(filepath.Join(folder, name), 0o777|os.ModeSticky); err != nil {
+			return err
 		}
 	}
 	if err := os.Chown(filepath.Join(folder, "home/vcap"), VcapID, VcapID); err != nil {
@@ -68,17 +64,32 @@ func build(ctx context.Context, folder string) error {
 	}
 	for _, applet := range applets {
 		link := filepath.Join(folder, applet)
-		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil { //nolint:gosec // as above
-			return fmt.Errorf("making folders: %w", err)
+		if err := makeFolder(filepath.Dir(link), 0o755); err != nil {
+			return err
 		}
 		if err := os.Symlink("/bin/busybox", link); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("linking applet: %w", err)
 		}
 	}
 	for name, content := range etc {
-		if err := os.WriteFile(filepath.Join(folder, "etc", name), []byte(content), 0o644); err != nil { //nolint:gosec // readable by all
+		path := filepath.Join(folder, "etc", name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			return fmt.Errorf("writing /etc: %w", err)
 		}
+		if err := os.Chmod(path, 0o644); err != nil { //nolint:gosec // readable by all users of the container
+			return fmt.Errorf("writing /etc: %w", err)
+		}
+	}
+	return nil
+}
+
+// makeFolder gives a folder its mode whatever the umask of the builder.
+func makeFolder(path string, mode os.FileMode) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("making folders: %w", err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		return fmt.Errorf("making folders: %w", err)
 	}
 	return nil
 }
@@ -110,7 +121,7 @@ func copyBinary(to string) error {
 		return fmt.Errorf("copying busybox: %w", err)
 	}
 	_, err = io.Copy(target, source)
-	if err := errors.Join(err, target.Close()); err != nil {
+	if err := errors.Join(err, target.Chmod(0o755), target.Close()); err != nil {
 		return fmt.Errorf("copying busybox: %w", err)
 	}
 	return nil

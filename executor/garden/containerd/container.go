@@ -28,7 +28,8 @@ type container struct {
 
 	mu        sync.Mutex
 	record    *record
-	processes map[string]*process // that this program knows
+	processes map[string]*process // that this program knows, by id
+	started   []*process          // the same, oldest first
 }
 
 var _ garden.Container = (*container)(nil)

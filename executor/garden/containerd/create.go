@@ -206,7 +206,12 @@ func (b *Backend) writeNetFiles(c *container) error {
 		_, _ = fmt.Fprintf(&resolv, "nameserver %s\n", server)
 	}
 	for name, content := range map[string]string{"hosts": hosts, "resolv.conf": resolv.String()} {
-		if err := os.WriteFile(filepath.Join(c.folder, name), []byte(content), 0o644); err != nil { //nolint:gosec // every user of the container reads it
+		path := filepath.Join(c.folder, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			return fmt.Errorf("writing %s: %w", name, err)
+		}
+		// Every user of the container reads it, whatever our umask.
+		if err := os.Chmod(path, 0o644); err != nil { //nolint:gosec // see above
 			return fmt.Errorf("writing %s: %w", name, err)
 		}
 	}

@@ -47,6 +47,7 @@ func enter(namespace *os.File, fn func() error) error {
 	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS); err != nil { //nolint:gosec // descriptors are small
 		return fmt.Errorf("entering mount namespace: %w", err)
 	}
+	unix.Umask(0o022) // of this thread only, since it unshared
 	return fn()
 }
 

@@ -44,6 +44,7 @@ type process struct {
 	done      chan struct{} // status is valid and all output was delivered
 
 	mu     sync.Mutex
+	told   bool // Wait has returned the status
 	pid    int
 	sinks  map[string]io.Writer
 	status garden.ExitStatus
@@ -247,6 +248,13 @@ func (p *process) abandon() {
 	}
 }
 
+// over tells that the process has ended and that somebody has been told.
+func (p *process) over() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.told
+}
+
 // errClosed is what waiters get when the Backend is closed under them.
 var errClosed = errors.New("backend was closed")
 
@@ -256,6 +264,7 @@ func (p *process) Wait(ctx context.Context) (garden.ExitStatus, error) {
 	case <-p.done:
 		p.mu.Lock()
 		defer p.mu.Unlock()
+		p.told = true
 		return p.status, nil
 	case <-ctx.Done():
 		return garden.ExitStatus{}, fmt.Errorf("waiting for process %q: %w", p.id, context.Cause(ctx))

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -129,7 +130,29 @@ func (c *container) recordProcess(id string) (*process, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.processes[id] = p
+	c.started = append(c.started, p)
+	c.pruneLocked()
 	return p, nil
+}
+
+// keepEnded is how many ended processes of a container can still be attached to. Checks that run every few seconds
+// for weeks would otherwise fill disk and memory.
+const keepEnded = 64
+
+// pruneLocked forgets the oldest processes whose end somebody was told.
+func (c *container) pruneLocked() {
+	excess := len(c.started) - keepEnded
+	c.started = slices.DeleteFunc(c.started, func(p *process) bool {
+		if excess <= 0 || !p.over() {
+			return false
+		}
+		excess--
+		delete(c.processes, p.id)
+		if err := os.RemoveAll(p.folder); err != nil {
+			c.backend.cfg.Log.WarnContext(c.backend.ctx, "ended-process-remains", "handle", c.handle, "process", p.id, "error", err)
+		}
+		return true
+	})
 }
 
 func (c *container) forgetProcess(p *process) {
@@ -138,6 +161,7 @@ func (c *container) forgetProcess(p *process) {
 	if c.processes[p.id] == p {
 		delete(c.processes, p.id)
 	}
+	c.started = slices.DeleteFunc(c.started, func(other *process) bool { return other == p })
 }
 
 func (c *container) cgroup() string { return filepath.Join(c.backend.cfg.cgroupParent(), c.id) }
@@ -224,6 +248,7 @@ func (c *container) attach(ctx context.Context, id string, out garden.ProcessIO)
 			return nil, err
 		}
 		c.processes[id] = p
+		c.started = append(c.started, p)
 		return p, nil
 	}
 	p.attach(out)

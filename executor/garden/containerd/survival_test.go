@@ -217,3 +217,28 @@ func TestPrivileged(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, status.Code)
 }
+
+// TestManyProcesses runs more short processes than are kept, as checks do, and then looks for the first and the last.
+func TestManyProcesses(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	c := b.create(t, "h")
+	last := ""
+	for n := range keepEnded + 3 {
+		last = "p-" + strconv.Itoa(n)
+		p, err := c.Run(t.Context(), shell(last, "true"), garden.ProcessIO{})
+		require.NoError(t, err)
+		_, err = p.Wait(t.Context())
+		require.NoError(t, err)
+	}
+	_, err := c.Attach(t.Context(), "p-0", garden.ProcessIO{})
+	require.ErrorIs(t, err, garden.ErrUnknownProcess)
+	p, err := c.Attach(t.Context(), last, garden.ProcessIO{})
+	require.NoError(t, err)
+	status, err := p.Wait(t.Context())
+	require.NoError(t, err)
+	require.Zero(t, status.Code)
+	entries, err := os.ReadDir(filepath.Join(c.(*container).folder, processesFolder))
+	require.NoError(t, err)
+	require.Len(t, entries, keepEnded)
+}
