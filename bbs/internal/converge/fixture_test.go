@@ -154,6 +154,8 @@ func (w *world) show() []string {
 	return words
 }
 
+func at(guid string, index int32) lrp.Key { return lrp.Key{ProcessGUID: guid, Index: index} }
+
 func view(cells Cells) *View { return &View{Now: now, Cells: cells, Config: DefaultConfig()} }
 
 var bothPresent = Cells{"cell-1": Present, "cell-2": Present}

@@ -137,7 +137,8 @@ func TestBrake(t *testing.T) {
 		"an operator holds it": {
 			func(f *Fleet) { expire(f, 0, 1, now); f.Override(true, after(time.Hour)) },
 			[]check{
-				{0, map[CellStatus]int{Present: 9, Unsure: 1}}, {30 * time.Minute, map[CellStatus]int{Present: 9, Unsure: 1}},
+				{0, map[CellStatus]int{Present: 9, Unsure: 1}},
+				{30 * time.Minute, map[CellStatus]int{Present: 9, Unsure: 1}},
 				{time.Hour, map[CellStatus]int{Present: 9, Lost: 1}},
 			},
 		},

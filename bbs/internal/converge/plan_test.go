@@ -28,7 +28,7 @@ func TestConvergenceOfLRPs(t *testing.T) {
 		},
 		"missing instances are created, fresh or not": {
 			world: func(w *world) { w.want("a", 2); w.want("c", 1); w.put("b", 0, lrp.Ordinary, lrp.Running, "cell-1") },
-			plan:  []LRPWork{{lrp.Key{"a", 0}, Create}, {lrp.Key{"a", 1}, Create}, {lrp.Key{"c", 0}, Create}},
+			plan:  []LRPWork{{at("a", 0), Create}, {at("a", 1), Create}, {at("c", 0), Create}},
 			after: []string{"a/0 ORDINARY UNCLAIMED", "a/1 ORDINARY UNCLAIMED", "b/0 ORDINARY RUNNING on cell-1", "c/0 ORDINARY UNCLAIMED"},
 		},
 		"gaps are found although the number of records is right": {
@@ -38,18 +38,18 @@ func TestConvergenceOfLRPs(t *testing.T) {
 				w.put("a", 0, lrp.Ordinary, lrp.Running, "cell-1")
 				w.put("a", 5, lrp.Ordinary, lrp.Unclaimed, "")
 			},
-			plan:  []LRPWork{{lrp.Key{"a", 1}, Create}, {lrp.Key{"a", 5}, RetireExtra}},
+			plan:  []LRPWork{{at("a", 1), Create}, {at("a", 5), RetireExtra}},
 			after: []string{"a/0 ORDINARY RUNNING on cell-1", "a/1 ORDINARY UNCLAIMED"},
 		},
 		"an index that has a suspect only gets an ordinary record": {
 			world: func(w *world) { w.want("a", 1); w.put("a", 0, lrp.Suspect, lrp.Running, "cell-1") },
 			cells: lost,
-			plan:  []LRPWork{{lrp.Key{"a", 0}, Create}},
+			plan:  []LRPWork{{at("a", 0), Create}},
 			after: []string{"a/0 ORDINARY UNCLAIMED", "a/0 SUSPECT RUNNING on cell-1"},
 		},
 		"extra instances of a fresh domain are stopped": {
 			world: func(w *world) { w.fresh(); w.want("a", 0); w.put("a", 0, lrp.Ordinary, lrp.Running, "cell-1") },
-			plan:  []LRPWork{{lrp.Key{"a", 0}, RetireExtra}},
+			plan:  []LRPWork{{at("a", 0), RetireExtra}},
 			after: []string{"a/0 ORDINARY RUNNING on cell-1 to stop"},
 		},
 		"extra instances of a stale domain are left": {
@@ -63,7 +63,7 @@ func TestConvergenceOfLRPs(t *testing.T) {
 				w.put("a", 1, lrp.Ordinary, lrp.Unclaimed, "")
 				w.put("a", 2, lrp.Suspect, lrp.Running, "cell-1")
 			},
-			plan:  []LRPWork{{lrp.Key{"a", 0}, RetireOrphan}, {lrp.Key{"a", 1}, RetireOrphan}, {lrp.Key{"a", 2}, DropSuspect}},
+			plan:  []LRPWork{{at("a", 0), RetireOrphan}, {at("a", 1), RetireOrphan}, {at("a", 2), DropSuspect}},
 			after: []string{"a/0 ORDINARY CLAIMED on cell-1 to stop"},
 		},
 		"orphans of a stale domain are left": {
@@ -84,7 +84,7 @@ func TestConvergenceOfLRPs(t *testing.T) {
 		"orphans of a fresh domain on a lost cell are gone at once": {
 			world: func(w *world) { w.fresh(); w.put("a", 0, lrp.Ordinary, lrp.Running, "cell-1") },
 			cells: lost,
-			plan:  []LRPWork{{lrp.Key{"a", 0}, RetireOrphan}},
+			plan:  []LRPWork{{at("a", 0), RetireOrphan}},
 		},
 		"instances on a lost cell become suspect": {
 			world: func(w *world) {
@@ -93,7 +93,7 @@ func TestConvergenceOfLRPs(t *testing.T) {
 				w.put("a", 1, lrp.Ordinary, lrp.Claimed, "cell-1")
 			},
 			cells: lost,
-			plan:  []LRPWork{{lrp.Key{"a", 0}, Lose}, {lrp.Key{"a", 1}, Lose}},
+			plan:  []LRPWork{{at("a", 0), Lose}, {at("a", 1), Lose}},
 			after: []string{
 				"a/0 ORDINARY UNCLAIMED", "a/0 SUSPECT RUNNING on cell-1",
 				"a/1 ORDINARY UNCLAIMED", "a/1 SUSPECT CLAIMED on cell-1",
@@ -106,7 +106,7 @@ func TestConvergenceOfLRPs(t *testing.T) {
 				w.put("a", 0, lrp.Suspect, lrp.Running, "cell-3")
 			},
 			cells: lost,
-			plan:  []LRPWork{{lrp.Key{"a", 0}, Lose}},
+			plan:  []LRPWork{{at("a", 0), Lose}},
 			after: []string{"a/0 ORDINARY UNCLAIMED", "a/0 SUSPECT RUNNING on cell-3"},
 		},
 		"nothing is done about a cell that nothing is known of": {
@@ -130,7 +130,7 @@ func TestConvergenceOfLRPs(t *testing.T) {
 				w.put("b", 0, lrp.Suspect, lrp.Running, "cell-1").StopRequested = true
 			},
 			cells: lost,
-			plan:  []LRPWork{{lrp.Key{"a", 0}, Lose}, {lrp.Key{"b", 0}, DropSuspect}},
+			plan:  []LRPWork{{at("a", 0), Lose}, {at("b", 0), DropSuspect}},
 			after: []string{"a/0 ORDINARY UNCLAIMED"},
 		},
 		"an instance that is to stop is left to its cell": {
@@ -145,7 +145,7 @@ func TestConvergenceOfLRPs(t *testing.T) {
 				w.put("b", 0, lrp.Evacuating, lrp.Running, "cell-1")
 			},
 			cells: lost,
-			plan:  []LRPWork{{lrp.Key{"a", 0}, DropEvacuating}, {lrp.Key{"b", 0}, DropEvacuating}},
+			plan:  []LRPWork{{at("a", 0), DropEvacuating}, {at("b", 0), DropEvacuating}},
 			after: []string{"a/0 ORDINARY UNCLAIMED"},
 		},
 		"a suspect whose substitute runs is gone": {
@@ -154,7 +154,7 @@ func TestConvergenceOfLRPs(t *testing.T) {
 				w.put("a", 0, lrp.Ordinary, lrp.Running, "cell-2")
 				w.put("a", 0, lrp.Suspect, lrp.Running, "cell-1")
 			},
-			plan:  []LRPWork{{lrp.Key{"a", 0}, DropSuspect}},
+			plan:  []LRPWork{{at("a", 0), DropSuspect}},
 			after: []string{"a/0 ORDINARY RUNNING on cell-2"},
 		},
 		"a suspect whose cell is back replaces its substitute": {
@@ -163,18 +163,18 @@ func TestConvergenceOfLRPs(t *testing.T) {
 				w.put("a", 0, lrp.Ordinary, lrp.Claimed, "cell-2")
 				w.put("a", 0, lrp.Suspect, lrp.Running, "cell-1")
 			},
-			plan:  []LRPWork{{lrp.Key{"a", 0}, Return}},
+			plan:  []LRPWork{{at("a", 0), Return}},
 			after: []string{"a/0 ORDINARY RUNNING on cell-1"},
 		},
 		"a crashed instance that is due waits for a cell": {
 			world: func(w *world) {
 				w.want("a", 2)
 				w.put("a", 0, lrp.Ordinary, lrp.Crashed, "").CrashCount = 3
-				w.actual[lrp.Key{"a", 0}].Ordinary.Since = now.Add(-30 * time.Second).UnixNano()
+				w.actual[at("a", 0)].Ordinary.Since = now.Add(-30 * time.Second).UnixNano()
 				w.put("a", 1, lrp.Ordinary, lrp.Crashed, "").CrashCount = 3
-				w.actual[lrp.Key{"a", 1}].Ordinary.Since = now.Add(-30*time.Second + 1).UnixNano()
+				w.actual[at("a", 1)].Ordinary.Since = now.Add(-30*time.Second + 1).UnixNano()
 			},
-			plan:  []LRPWork{{lrp.Key{"a", 0}, Restart}},
+			plan:  []LRPWork{{at("a", 0), Restart}},
 			after: []string{"a/0 ORDINARY UNCLAIMED", "a/1 ORDINARY CRASHED"},
 		},
 		"a crashed instance is due by the policy of its domain": {
@@ -184,7 +184,7 @@ func TestConvergenceOfLRPs(t *testing.T) {
 				d, _ := lrp.UpsertDomain(nil, "apps", 0, &lrp.CrashPolicy{MaxRestartAttempts: &never}, now)
 				w.domains["apps"] = d
 				w.put("a", 0, lrp.Ordinary, lrp.Crashed, "").CrashCount = 2
-				w.actual[lrp.Key{"a", 0}].Ordinary.Since = 0
+				w.actual[at("a", 0)].Ordinary.Since = 0
 			},
 			after: []string{"a/0 ORDINARY CRASHED"},
 		},
@@ -226,9 +226,9 @@ func TestPlanTellsOthers(t *testing.T) {
 	w.tasks["t"] = &task.Task{GUID: "t", State: task.Running, CellID: "cell-9"}
 	plan := view(bothPresent).Make(w)
 	want := Plan{
-		Unclaimed:   []lrp.Key{{"a", 0}},
-		Drifted:     []lrp.Key{{"a", 2}},
-		Restarts:    []DueRestart{{Key: lrp.Key{"a", 3}, Due: now.Add(29 * time.Second).UnixNano()}},
+		Unclaimed:   []lrp.Key{at("a", 0)},
+		Drifted:     []lrp.Key{at("a", 2)},
+		Restarts:    []DueRestart{{Key: at("a", 3), Due: now.Add(29 * time.Second).UnixNano()}},
 		UnsureCells: []string{"cell-9"},
 		Stats: Stats{
 			LRPsDesired: 4, LRPsUnclaimed: 3, LRPsRunning: 1, LRPsCrashed: 1, CrashingDesiredLRPs: 1, TasksRunning: 1,
@@ -323,7 +323,7 @@ func TestMakeForCellLooksAtThatCellOnly(t *testing.T) {
 	w.tasks["u"] = &task.Task{GUID: "u", State: task.Running, CellID: "cell-2"}
 	v := view(Cells{"cell-1": Lost, "cell-2": Lost})
 	plan := v.MakeForCell(w, "cell-1")
-	if d := cmp.Diff([]LRPWork{{lrp.Key{"a", 0}, Lose}, {lrp.Key{"a", 2}, DropEvacuating}}, plan.LRPs); d != "" {
+	if d := cmp.Diff([]LRPWork{{at("a", 0), Lose}, {at("a", 2), DropEvacuating}}, plan.LRPs); d != "" {
 		t.Errorf("LRPs (-want +got):\n%s", d)
 	}
 	if d := cmp.Diff([]TaskWork{{"t", TaskLose}}, plan.Tasks); d != "" {
@@ -396,7 +396,7 @@ func draw(t *rapid.T) *world {
 		guid := fmt.Sprint("task-", n)
 		age := time.Duration(rapid.IntRange(0, 4000).Draw(t, "age")) * time.Second
 		w.tasks[guid] = &task.Task{
-			GUID: guid, State: task.State(rapid.IntRange(1, 4).Draw(t, "state")), CellID: cell(), //nolint:gosec // 1..4
+			GUID: guid, State: task.State(rapid.IntRange(1, 4).Draw(t, "state")), CellID: cell(),
 			CreatedAt: now.Add(-age).UnixNano(), UpdatedAt: now.Add(-age).UnixNano(), FirstCompletedAt: now.Add(-age).UnixNano(),
 		}
 	}

@@ -21,19 +21,20 @@ func expect(t *testing.T, what string, got []string, want ...string) {
 
 func TestAuctionsFollowCommits(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.desire(t, "a", 3)
 		expect(t, "requested for a new LRP", r.auctioneer.took(), "[a[0 1 2]]")
 		r.putTask(t, &task.Task{GUID: "t", State: task.Pending})
 		expect(t, "requested for a new task", r.auctioneer.took(), "[t]")
 
-		by := r.start(t, "a", 0, "cell-1")
-		r.transition(t, "a", 0, func(i lrp.Instance) (lrp.Outcome, error) {
+		by := r.start(t, 0, "cell-1")
+		r.transition(t, 0, func(i lrp.Instance) (lrp.Outcome, error) {
 			return lrp.Crash(i, by, "oom", lrp.ResolvePolicy(nil, nil), time.Now())
 		})
 		expect(t, "requested after a crash", r.auctioneer.took(), "[a[0]]")
 
-		r.transition(t, "a", 0, func(i lrp.Instance) (lrp.Outcome, error) { return lrp.Fail(i, "no room", time.Now()) })
+		r.transition(t, 0, func(i lrp.Instance) (lrp.Outcome, error) { return lrp.Fail(i, "no room", time.Now()) })
 		expect(t, "requested after a failed placement", r.auctioneer.took())
 	})
 }
@@ -46,7 +47,8 @@ func TestAuctionsOfAnEarlierMasterAreFound(t *testing.T) {
 		tx.tasks["t"] = &task.Task{GUID: "t", State: task.Pending}
 		tx.tasks["u"] = &task.Task{GUID: "u", State: task.Running, CellID: "cell-1"}
 	}
-	inBubble(t, prepare, func(t *testing.T, r *rig) {
+	inBubble(t, prepare, func(r *rig) {
+		t := r.t
 		got := r.auctioneer.took()
 		if len(got) == 2 && got[0] == "[t]" {
 			got[0], got[1] = got[1], got[0]
@@ -57,7 +59,8 @@ func TestAuctionsOfAnEarlierMasterAreFound(t *testing.T) {
 
 func TestAuctionsSurviveAnAuctioneerThatIsAway(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.auctioneer.answers(func() ([]*auctioneerv1.RejectedItem, error) { return nil, errUnavailable })
 		r.desire(t, "a", 2)
 		passes(time.Minute)
@@ -67,7 +70,7 @@ func TestAuctionsSurviveAnAuctioneerThatIsAway(t *testing.T) {
 		}
 		// What happens meanwhile is not forgotten, and what is no longer needed is not asked for.
 		r.desire(t, "b", 1)
-		r.start(t, "a", 1, "cell-1")
+		r.start(t, 1, "cell-1")
 		r.auctioneer.took()
 		r.auctioneer.answers(nil)
 		passes(6 * time.Second)
@@ -82,7 +85,8 @@ func TestAuctionsSurviveAnAuctioneerThatIsAway(t *testing.T) {
 
 func TestAuctionsAreChunked(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.desire(t, "a", 1201)
 		var sizes []string
 		for _, request := range r.auctioneer.took() {
@@ -100,9 +104,10 @@ func TestAuctionsAreChunked(t *testing.T) {
 
 func TestRejectedTasksPauseBeforeTheNextAuction(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		for n, most := range []time.Duration{time.Second, 5 * time.Second, 15 * time.Second} {
-			rejected := &task.Task{GUID: "t", State: task.Pending, RejectionCount: int32(n) + 1} //nolint:gosec // at most 3
+			rejected := &task.Task{GUID: "t", State: task.Pending, RejectionCount: int32(n) + 1}
 			r.putTask(t, rejected)
 			passes(most/2 - time.Millisecond)
 			expect(t, "requested too early", r.auctioneer.took())
@@ -114,12 +119,13 @@ func TestRejectedTasksPauseBeforeTheNextAuction(t *testing.T) {
 
 func TestWhatTheAuctioneerRefusesIsTold(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.auctioneer.answers(func() ([]*auctioneerv1.RejectedItem, error) {
 			return []*auctioneerv1.RejectedItem{{Position: 0, Problem: "no resources given"}, {Position: 7}}, nil
 		})
 		r.desire(t, "a", 1)
-		if got := r.instance("a", 0).Ordinary.PlacementError; got != "no resources given" {
+		if got := r.instance(0).Ordinary.PlacementError; got != "no resources given" {
 			t.Errorf("placement error %q", got)
 		}
 		r.putTask(t, &task.Task{GUID: "t", State: task.Pending})

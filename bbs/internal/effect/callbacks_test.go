@@ -26,10 +26,9 @@ func completed(guid string) *task.Task {
 
 // calls counts and notes callbacks.
 type calls struct {
-	mu    sync.Mutex
-	at    []time.Time
-	keys  []string
-	begun time.Time
+	mu   sync.Mutex
+	at   []time.Time
+	keys []string
 }
 
 func (c *calls) note(r *http.Request) int {
@@ -42,7 +41,8 @@ func (c *calls) note(r *http.Request) int {
 
 func TestCallbackTellsAndDeletes(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		var body map[string]any
 		r.store.callback = func(string) (Callback, error) {
 			return Callback{URL: "https://client.example.com/done", Annotation: "note"}, nil
@@ -102,7 +102,8 @@ func TestCallbackAttempts(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inBubble(t, nil, func(t *testing.T, r *rig) {
+			inBubble(t, nil, func(r *rig) {
+				t := r.t
 				var c calls
 				r.receive = func(q *http.Request) (*http.Response, error) { return test.answer(c.note(q)) }
 				r.putTask(t, completed("t"))
@@ -139,7 +140,8 @@ func (timeoutError) Temporary() bool { return true }
 
 func TestCallbackOfATaskThatAnotherResolves(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		var c calls
 		r.receive = func(q *http.Request) (*http.Response, error) { c.note(q); return answered(http.StatusOK), nil }
 		r.store.callback = func(guid string) (Callback, error) {
@@ -161,7 +163,8 @@ func TestCallbackOfATaskThatAnotherResolves(t *testing.T) {
 
 func TestCallbacksToOneHostAreLimited(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		var mu sync.Mutex
 		busy, most, others := 0, 0, 0
 		release := make(chan struct{})

@@ -28,7 +28,7 @@ func threeCells(t *testing.T, r *rig) {
 	r.effects.CellsSynced([]string{"cell-1", "cell-2", "cell-3"})
 	r.desire(t, "a", 3)
 	for index := range int32(3) {
-		r.start(t, "a", index, fmt.Sprint("cell-", index+1))
+		r.start(t, index, fmt.Sprint("cell-", index+1))
 	}
 	r.putTask(t, &task.Task{GUID: "t", State: task.Running, CellID: "cell-1", CreatedAt: time.Now().UnixNano()})
 	r.auctioneer.took()
@@ -36,31 +36,33 @@ func threeCells(t *testing.T, r *rig) {
 
 func TestAnExpiredPresenceIsActedOnAtOnce(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		threeCells(t, r)
 		r.effects.CellExpired("cell-1", false)
 		synctest.Wait()
-		expect(t, "a/0", states(r.instance("a", 0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
-		expect(t, "a/1", states(r.instance("a", 1)), "ORDINARY RUNNING")
+		expect(t, "a/0", states(r.instance(0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
+		expect(t, "a/1", states(r.instance(1)), "ORDINARY RUNNING")
 		expect(t, "requested", r.auctioneer.took(), "[a[0]]")
 		if got := r.store.Snapshot().Task("t"); got.FailureReason != "cell disappeared before completion" {
 			t.Errorf("the task is %+v", got)
 		}
 		r.effects.CellArrived("cell-1")
 		synctest.Wait()
-		expect(t, "a/0 when its cell is back", states(r.instance("a", 0)), "ORDINARY RUNNING")
+		expect(t, "a/0 when its cell is back", states(r.instance(0)), "ORDINARY RUNNING")
 	})
 }
 
 func TestACellThatIsMissedIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		threeCells(t, r)
 		r.effects.CellsSynced([]string{"cell-2", "cell-3"})
 		passes(5*time.Second - 1)
-		expect(t, "a/0 within a TTL", states(r.instance("a", 0)), "ORDINARY RUNNING")
+		expect(t, "a/0 within a TTL", states(r.instance(0)), "ORDINARY RUNNING")
 		passes(1)
-		expect(t, "a/0 after a TTL", states(r.instance("a", 0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
+		expect(t, "a/0 after a TTL", states(r.instance(0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
 	})
 }
 
@@ -73,14 +75,15 @@ func TestACellThatTheNewMasterNeverSawIsFoundByItsRecords(t *testing.T) {
 			Key: key, InstanceKey: lrp.InstanceKey{InstanceGUID: "i", CellID: "ghost"}, Domain: "apps", State: lrp.Running,
 		}}
 	}
-	inBubble(t, prepare, func(t *testing.T, r *rig) {
+	inBubble(t, prepare, func(r *rig) {
+		t := r.t
 		passes(time.Minute)
-		expect(t, "before the cells are known", states(r.instance("a", 0)), "ORDINARY RUNNING")
+		expect(t, "before the cells are known", states(r.instance(0)), "ORDINARY RUNNING")
 		r.effects.CellsSynced([]string{"cell-1", "cell-2"})
 		passes(4 * time.Second)
-		expect(t, "at first", states(r.instance("a", 0)), "ORDINARY RUNNING")
+		expect(t, "at first", states(r.instance(0)), "ORDINARY RUNNING")
 		passes(2 * time.Second)
-		expect(t, "after a TTL", states(r.instance("a", 0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
+		expect(t, "after a TTL", states(r.instance(0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
 		expect(t, "requested", r.auctioneer.took(), "[a[0]]")
 	})
 }
@@ -92,75 +95,81 @@ func TestTheBrakeHoldsAMassLoss(t *testing.T) {
 		threeCells(t, r)
 		r.effects.CellsSynced(nil)
 		passes(50 * time.Second)
-		expect(t, "a/0 with the brake on", states(r.instance("a", 0)), "ORDINARY RUNNING")
+		expect(t, "a/0 with the brake on", states(r.instance(0)), "ORDINARY RUNNING")
 		if got := r.effects.Status(); !got.Brake || got.Present != 0 || got.Missing != 3 {
 			t.Errorf("status is %+v", got)
 		}
 	}
 	t.Run("until it has lasted", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, nil, func(t *testing.T, r *rig) {
+		inBubble(t, nil, func(r *rig) {
+			t := r.t
 			lose(t, r)
 			passes(20 * time.Second)
-			expect(t, "a/0", states(r.instance("a", 0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
+			expect(t, "a/0", states(r.instance(0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
 		})
 	})
 	t.Run("until an operator releases it", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, nil, func(t *testing.T, r *rig) {
+		inBubble(t, nil, func(r *rig) {
+			t := r.t
 			lose(t, r)
 			r.effects.OverrideBrake(true, time.Minute)
 			synctest.Wait()
-			expect(t, "a/0", states(r.instance("a", 0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
+			expect(t, "a/0", states(r.instance(0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
 		})
 	})
 	t.Run("and for good if the cells come back", func(t *testing.T) {
 		t.Parallel()
-		inBubble(t, nil, func(t *testing.T, r *rig) {
+		inBubble(t, nil, func(r *rig) {
+			t := r.t
 			lose(t, r)
 			r.effects.CellsSynced([]string{"cell-1", "cell-2", "cell-3"})
 			passes(5 * time.Minute)
-			expect(t, "a/0", states(r.instance("a", 0)), "ORDINARY RUNNING")
+			expect(t, "a/0", states(r.instance(0)), "ORDINARY RUNNING")
 		})
 	})
 }
 
 func TestACrashedInstanceRestartsWhenItIsDue(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.effects.CellsSynced([]string{"cell-1"})
 		r.desire(t, "a", 1)
 		for range 3 {
-			by := r.start(t, "a", 0, "cell-1")
-			r.transition(t, "a", 0, func(i lrp.Instance) (lrp.Outcome, error) {
+			by := r.start(t, 0, "cell-1")
+			r.transition(t, 0, func(i lrp.Instance) (lrp.Outcome, error) {
 				return lrp.Crash(i, by, "oom", lrp.ResolvePolicy(nil, nil), time.Now())
 			})
 		}
 		r.auctioneer.took()
 		passes(30*time.Second - 1)
-		expect(t, "before it is due", states(r.instance("a", 0)), "ORDINARY CRASHED")
+		expect(t, "before it is due", states(r.instance(0)), "ORDINARY CRASHED")
 		passes(1)
-		expect(t, "when it is due", states(r.instance("a", 0)), "ORDINARY UNCLAIMED")
+		expect(t, "when it is due", states(r.instance(0)), "ORDINARY UNCLAIMED")
 		expect(t, "requested", r.auctioneer.took(), "[a[0]]")
 	})
 }
 
 func TestARetiredInstanceIsReplacedAtOnce(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.effects.CellsSynced([]string{"cell-1"})
 		r.desire(t, "a", 1)
-		by := r.start(t, "a", 0, "cell-1")
+		by := r.start(t, 0, "cell-1")
 		r.auctioneer.took()
-		r.transition(t, "a", 0, func(i lrp.Instance) (lrp.Outcome, error) { return lrp.Remove(i, by) })
-		expect(t, "a/0", states(r.instance("a", 0)), "ORDINARY UNCLAIMED")
+		r.transition(t, 0, func(i lrp.Instance) (lrp.Outcome, error) { return lrp.Remove(i, by) })
+		expect(t, "a/0", states(r.instance(0)), "ORDINARY UNCLAIMED")
 		expect(t, "requested", r.auctioneer.took(), "[a[0]]")
 	})
 }
 
 func TestConvergenceOffersAgainWhatStillWaits(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.effects.CellsSynced([]string{"cell-1"})
 		synctest.Wait()
 		passes(time.Second)
@@ -178,7 +187,8 @@ func TestConvergenceOffersAgainWhatStillWaits(t *testing.T) {
 
 func TestAnAbandonedCallbackIsTakenUpAgain(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.effects.CellsSynced([]string{"cell-1"})
 		attempts := 0
 		r.receive = func(*http.Request) (*http.Response, error) {
@@ -201,7 +211,8 @@ func TestAnAbandonedCallbackIsTakenUpAgain(t *testing.T) {
 
 func TestALapsedDomainIsTold(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.effects.CellsSynced(nil)
 		d, event := lrp.UpsertDomain(nil, "apps", 10*time.Second, nil, time.Now())
 		r.store.edit(t, func(tx *memoryTx) { tx.PutDomain(nil, d, event) })
@@ -214,14 +225,15 @@ func TestALapsedDomainIsTold(t *testing.T) {
 
 func TestConvergenceOutlivesAStoreThatFails(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		threeCells(t, r)
 		r.store.fail(errUnavailable)
 		r.effects.CellExpired("cell-1", false)
 		passes(4 * time.Second)
-		expect(t, "a/0 while nothing can be written", states(r.instance("a", 0)), "ORDINARY RUNNING")
+		expect(t, "a/0 while nothing can be written", states(r.instance(0)), "ORDINARY RUNNING")
 		r.store.fail(nil)
 		passes(5 * time.Second)
-		expect(t, "a/0", states(r.instance("a", 0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
+		expect(t, "a/0", states(r.instance(0)), "ORDINARY UNCLAIMED", "SUSPECT RUNNING")
 	})
 }

@@ -340,6 +340,7 @@ var errUnavailable = status.Error(codes.Unavailable, "not now")
 
 // rig runs effects over fakes within a synctest bubble.
 type rig struct {
+	t          *testing.T
 	store      *memory
 	auctioneer *fakeAuctioneer
 	cells      *fakeCells
@@ -348,10 +349,10 @@ type rig struct {
 }
 
 // inBubble runs a test with its rig; prepare sets the state that an earlier master left.
-func inBubble(t *testing.T, prepare func(*rig), test func(*testing.T, *rig)) {
+func inBubble(t *testing.T, prepare, test func(*rig)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		r := &rig{store: newMemory(), auctioneer: &fakeAuctioneer{}, cells: &fakeCells{absent: map[string]bool{}}}
+		r := &rig{t: t, store: newMemory(), auctioneer: &fakeAuctioneer{}, cells: &fakeCells{absent: map[string]bool{}}}
 		r.receive = func(*http.Request) (*http.Response, error) { return answered(http.StatusOK), nil }
 		r.store.callback = func(string) (Callback, error) { return Callback{URL: "https://client.example.com/done"}, nil }
 		if prepare != nil {
@@ -369,7 +370,7 @@ func inBubble(t *testing.T, prepare func(*rig), test func(*testing.T, *rig)) {
 		done := make(chan error)
 		go func() { done <- r.effects.Run(ctx) }()
 		synctest.Wait()
-		test(t, r)
+		test(r)
 		cancel()
 		if err := <-done; err == nil {
 			t.Error("Run ended without saying why")
@@ -383,12 +384,11 @@ func passes(d time.Duration) {
 	synctest.Wait()
 }
 
-func (r *rig) desire(t *testing.T, guid string, instances int32) *lrp.Desired {
+func (r *rig) desire(t *testing.T, guid string, instances int32) {
 	t.Helper()
 	d := &lrp.Desired{ProcessGUID: guid, Domain: "apps", Instances: instances, ActiveDefinitionID: "def"}
 	r.store.edit(t, func(tx *memoryTx) { r.create(tx, d) })
 	synctest.Wait()
-	return d
 }
 
 func (r *rig) create(tx *memoryTx, d *lrp.Desired) {
@@ -399,10 +399,12 @@ func (r *rig) create(tx *memoryTx, d *lrp.Desired) {
 	}
 }
 
-func (r *rig) start(t *testing.T, guid string, index int32, cell string) lrp.InstanceKey {
+// The instances of a test are all of LRP "a".
+
+func (r *rig) start(t *testing.T, index int32, cell string) lrp.InstanceKey {
 	t.Helper()
-	by := lrp.InstanceKey{InstanceGUID: fmt.Sprint(guid, index, "@", cell), CellID: cell}
-	key := lrp.Key{ProcessGUID: guid, Index: index}
+	by := lrp.InstanceKey{InstanceGUID: fmt.Sprint("a", index, "@", cell), CellID: cell}
+	key := lrp.Key{ProcessGUID: "a", Index: index}
 	r.store.edit(t, func(tx *memoryTx) {
 		out, err := lrp.Start(tx.Instance(key), &lrp.Report{Key: key, InstanceKey: by, Domain: "apps", Routable: true, MetricTags: map[string]string{"a": "0"}}, lrp.Stamp{Now: time.Now(), Epoch: "s"})
 		if err != nil {
@@ -414,18 +416,18 @@ func (r *rig) start(t *testing.T, guid string, index int32, cell string) lrp.Ins
 	return by
 }
 
-func (r *rig) instance(guid string, index int32) lrp.Instance {
-	return r.store.Snapshot().Instance(lrp.Key{ProcessGUID: guid, Index: index})
+func (r *rig) instance(index int32) lrp.Instance {
+	return r.store.Snapshot().Instance(lrp.Key{ProcessGUID: "a", Index: index})
 }
 
 // transition commits one change of an index.
-func (r *rig) transition(t *testing.T, guid string, index int32, do func(lrp.Instance) (lrp.Outcome, error)) {
+func (r *rig) transition(t *testing.T, index int32, do func(lrp.Instance) (lrp.Outcome, error)) {
 	t.Helper()
 	r.store.edit(t, func(tx *memoryTx) {
-		i := tx.Instance(lrp.Key{ProcessGUID: guid, Index: index})
+		i := tx.Instance(lrp.Key{ProcessGUID: "a", Index: index})
 		out, err := do(i)
 		if err != nil {
-			t.Fatalf("changing %s/%d: %v", guid, index, err)
+			t.Fatalf("changing a/%d: %v", index, err)
 		}
 		tx.PutInstance(i, out)
 	})

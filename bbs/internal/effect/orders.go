@@ -53,10 +53,11 @@ type orders struct {
 	// updated are the LRPs of whose update the cells may have to be told.
 	updated *pending[string]
 
-	mu      sync.Mutex
-	ctx     context.Context //nolint:containedctx // of the goroutines that it starts; nil before run
-	queues  map[string]*cellQueue
-	workers sync.WaitGroup
+	// unserved are the cells whose queue is new, so that nobody works on it yet.
+	unserved *pending[string]
+
+	mu     sync.Mutex
+	queues map[string]*cellQueue
 }
 
 // cellQueue is what one cell is to be told.
@@ -67,7 +68,7 @@ type cellQueue struct {
 }
 
 func newOrders(store Store, cells Cells, log *slog.Logger) *orders {
-	return &orders{store: store, cells: cells, log: log, updated: newPending[string](), queues: map[string]*cellQueue{}}
+	return &orders{store: store, cells: cells, log: log, updated: newPending[string](), unserved: newPending[string](), queues: map[string]*cellQueue{}}
 }
 
 func (o *orders) committed(c Changes, now time.Time) {
@@ -117,36 +118,28 @@ func (o *orders) tell(cellID string, what order, at time.Time) {
 	if q == nil {
 		q = &cellQueue{cellID: cellID, orders: newPending[order](), attempts: map[order]int{}}
 		o.queues[cellID] = q
-		if o.ctx != nil {
-			o.start(q)
-		}
+		o.unserved.add(at, cellID)
 	}
 	q.orders.add(at, what)
 }
 
-// start needs the lock.
-func (o *orders) start(q *cellQueue) {
-	ctx := o.ctx
-	o.workers.Go(func() { o.serve(ctx, q) })
-}
-
-// run works on the queues until ctx ends.
+// run has every queue worked on until ctx ends.
 func (o *orders) run(ctx context.Context) error {
-	o.mu.Lock()
-	o.ctx = ctx
-	for _, q := range o.queues {
-		o.start(q)
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	for {
+		cells := o.unserved.take(ctx, 1)
+		if cells == nil {
+			return context.Cause(ctx)
+		}
+		o.mu.Lock()
+		q := o.queues[cells[0]]
+		o.mu.Unlock()
+		workers.Go(func() { o.serve(ctx, q) })
 	}
-	o.mu.Unlock()
-	<-ctx.Done()
-	o.mu.Lock()
-	o.ctx = nil
-	o.mu.Unlock()
-	o.workers.Wait()
-	return context.Cause(ctx)
 }
 
-// finished removes the queue if nothing is in it any more.
+// finished removes the queue if nothing is in it any more. The next order for the cell makes a new one.
 func (o *orders) finished(q *cellQueue) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -300,7 +293,7 @@ func (o *orders) cancel(ctx context.Context, q *cellQueue, what order) (time.Dur
 	client, err := o.cells.Instances(q.cellID)
 	if err != nil || t != nil && t.State == task.Running && t.InstanceGUID == what.instance {
 		delete(q.attempts, what)
-		return 0, nil //nolint:nilerr // a cell that is gone has no container to delete
+		return 0, nil // a cell that is gone has no container to delete
 	}
 	q.attempts[what]++
 	callCtx, cancel := context.WithTimeout(ctx, orderTimeout)
@@ -308,7 +301,7 @@ func (o *orders) cancel(ctx context.Context, q *cellQueue, what order) (time.Dur
 	_, err = client.CancelTask(callCtx, &repv1.CancelTaskRequest{TaskGuid: what.taskGUID, InstanceGuid: what.instance})
 	if err == nil || q.attempts[what] >= cancelAttempts {
 		delete(q.attempts, what)
-		return 0, nil //nolint:nilerr // the cell finds out by itself
+		return 0, nil // told, or left to the cell to find out by itself
 	}
 	return o.answered(ctx, q.cellID, err)
 }

@@ -14,16 +14,17 @@ import (
 
 func TestStopsAreOrderedUntilTheInstanceIsGone(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.desire(t, "a", 1)
-		by := r.start(t, "a", 0, "cell-1")
-		r.transition(t, "a", 0, lrp.Retire)
+		by := r.start(t, 0, "cell-1")
+		r.transition(t, 0, lrp.Retire)
 		expect(t, "ordered at once", r.cells.took(), "cell-1 stop a0@cell-1")
 		passes(29 * time.Second)
 		expect(t, "ordered while the cell is at it", r.cells.took())
 		passes(2 * time.Second)
 		expect(t, "ordered again, as the instance is still there", r.cells.took(), "cell-1 stop a0@cell-1")
-		r.transition(t, "a", 0, func(i lrp.Instance) (lrp.Outcome, error) { return lrp.Remove(i, by) })
+		r.transition(t, 0, func(i lrp.Instance) (lrp.Outcome, error) { return lrp.Remove(i, by) })
 		passes(time.Minute)
 		expect(t, "ordered after it was gone", r.cells.took())
 		if got := r.effects.Waiting(); got.Cells != 0 {
@@ -34,11 +35,12 @@ func TestStopsAreOrderedUntilTheInstanceIsGone(t *testing.T) {
 
 func TestAnInstanceThatItsCellDoesNotKnowIsRemoved(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.cells.answer = func(string) (bool, error) { return false, nil }
-		r.start(t, "a", 0, "cell-1")
-		r.transition(t, "a", 0, lrp.Retire)
-		if got := r.instance("a", 0); !got.IsZero() {
+		r.start(t, 0, "cell-1")
+		r.transition(t, 0, lrp.Retire)
+		if got := r.instance(0); !got.IsZero() {
 			t.Errorf("records are left: %+v", got)
 		}
 	})
@@ -46,7 +48,8 @@ func TestAnInstanceThatItsCellDoesNotKnowIsRemoved(t *testing.T) {
 
 func TestACellThatDoesNotAnswerHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		stuck := make(chan struct{})
 		r.cells.answer = func(order string) (bool, error) {
 			if order == "cell-1 stop a0@cell-1" {
@@ -55,11 +58,11 @@ func TestACellThatDoesNotAnswerHoldsUpNoOther(t *testing.T) {
 			}
 			return true, nil
 		}
-		r.start(t, "a", 0, "cell-1")
-		r.start(t, "a", 1, "cell-2")
-		r.start(t, "a", 2, "cell-1")
+		r.start(t, 0, "cell-1")
+		r.start(t, 1, "cell-2")
+		r.start(t, 2, "cell-1")
 		for index := range int32(3) {
-			r.transition(t, "a", index, lrp.Retire)
+			r.transition(t, index, lrp.Retire)
 		}
 		expect(t, "ordered", r.cells.took(), "cell-1 stop a0@cell-1", "cell-2 stop a1@cell-2")
 		r.cells.set(func() { r.cells.answer = nil })
@@ -71,11 +74,12 @@ func TestACellThatDoesNotAnswerHoldsUpNoOther(t *testing.T) {
 
 func TestAnUnreachableCellIsTriedLessAndLess(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.cells.answer = func(string) (bool, error) { return false, errUnavailable }
 		for index := range int32(20) {
-			r.start(t, "a", index, "cell-1")
-			r.transition(t, "a", index, lrp.Retire)
+			r.start(t, index, "cell-1")
+			r.transition(t, index, lrp.Retire)
 		}
 		passes(5 * time.Minute)
 		if n := len(r.cells.took()); n < 10 || n > 35 {
@@ -86,13 +90,14 @@ func TestAnUnreachableCellIsTriedLessAndLess(t *testing.T) {
 
 func TestARefusedOrderDoesNotHoldUpTheOthers(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
-		r.cells.answer = func(order string) (bool, error) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
+		r.cells.answer = func(string) (bool, error) {
 			return true, status.Error(codes.Internal, "broken container")
 		}
 		for index := range int32(3) {
-			r.start(t, "a", index, "cell-1")
-			r.transition(t, "a", index, lrp.Retire)
+			r.start(t, index, "cell-1")
+			r.transition(t, index, lrp.Retire)
 		}
 		expect(t, "ordered at once", r.cells.took(), "cell-1 stop a0@cell-1", "cell-1 stop a1@cell-1", "cell-1 stop a2@cell-1")
 	})
@@ -108,7 +113,8 @@ func TestStopsOfAnEarlierMasterAreFound(t *testing.T) {
 		}}
 		r.cells.absent["cell-1"] = true
 	}
-	inBubble(t, prepare, func(t *testing.T, r *rig) {
+	inBubble(t, prepare, func(r *rig) {
+		t := r.t
 		expect(t, "ordered while the cell is away", r.cells.took())
 		r.cells.set(func() { r.cells.absent["cell-1"] = false })
 		passes(time.Second)
@@ -118,10 +124,11 @@ func TestStopsOfAnEarlierMasterAreFound(t *testing.T) {
 
 func TestUpdatesAreToldToTheCellsConcerned(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.desire(t, "a", 3)
-		r.start(t, "a", 0, "cell-1")
-		r.start(t, "a", 1, "cell-2")
+		r.start(t, 0, "cell-1")
+		r.start(t, 1, "cell-2")
 		expect(t, "ordered before any update", r.cells.took())
 		update := func(u lrp.Update) {
 			r.store.edit(t, func(tx *memoryTx) {
@@ -144,7 +151,8 @@ func TestUpdatesAreToldToTheCellsConcerned(t *testing.T) {
 
 func TestCancelsAreToldAFewTimes(t *testing.T) {
 	t.Parallel()
-	inBubble(t, nil, func(t *testing.T, r *rig) {
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
 		r.cells.answer = func(string) (bool, error) { return false, errUnavailable }
 		r.effects.CancelTask("", "never-started", "")
 		r.effects.CancelTask("cell-1", "t", "run-1")

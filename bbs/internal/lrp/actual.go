@@ -230,9 +230,11 @@ func (i Instance) held(by InstanceKey) *Actual {
 // Group gathers records, which must be in the order of Compare, into instances in order of key.
 func Group(rows []*Actual) []Instance {
 	var grouped []Instance
-	for n, row := range rows {
-		if n == 0 || rows[n-1].Key != row.Key {
+	var last Key
+	for _, row := range rows {
+		if len(grouped) == 0 || last != row.Key {
 			grouped = append(grouped, Instance{})
+			last = row.Key
 		}
 		grouped[len(grouped)-1].Set(row)
 	}

@@ -58,8 +58,6 @@ func TestDesire(t *testing.T) {
 
 func TestApplyUpdate(t *testing.T) {
 	t.Parallel()
-	set := func(n int32) *int32 { return &n }
-	text := func(s string) *string { return &s }
 	rows := func() []Instance {
 		return Group([]*Actual{
 			atIndex(runningOn(cell1), 0), atIndex(evacuatingOn(cell3), 0),
@@ -75,19 +73,19 @@ func TestApplyUpdate(t *testing.T) {
 		nothing bool
 	}{
 		"nothing set":                      {update: Update{}, nothing: true},
-		"everything as it is":              {update: Update{Instances: set(3), Annotation: text("old"), Routes: &[]Route{{"cf-router", []byte("[]")}}, MetricTags: &[]MetricTag{{Name: "a", Static: "1"}}, ClearCrashPolicy: true}, nothing: true},
-		"another tag than asked for":       {update: Update{Instances: set(5), IfTag: &ModificationTag{Epoch: "e", Index: 2}}, reason: "ResourceConflict"},
-		"another epoch than asked for":     {update: Update{Instances: set(5), IfTag: &ModificationTag{Epoch: "f", Index: 3}}, reason: "ResourceConflict"},
-		"the tag that was asked for":       {update: Update{Instances: set(3), Annotation: text("new"), IfTag: &ModificationTag{Epoch: "e", Index: 3}}, check: func(d *Desired) bool { return d.Annotation == "new" }},
-		"the annotation is cleared":        {update: Update{Annotation: text("")}, check: func(d *Desired) bool { return d.Annotation == "" }},
+		"everything as it is":              {update: Update{Instances: new(int32(3)), Annotation: new("old"), Routes: &[]Route{{"cf-router", []byte("[]")}}, MetricTags: &[]MetricTag{{Name: "a", Static: "1"}}, ClearCrashPolicy: true}, nothing: true},
+		"another tag than asked for":       {update: Update{Instances: new(int32(5)), IfTag: &ModificationTag{Epoch: "e", Index: 2}}, reason: "ResourceConflict"},
+		"another epoch than asked for":     {update: Update{Instances: new(int32(5)), IfTag: &ModificationTag{Epoch: "f", Index: 3}}, reason: "ResourceConflict"},
+		"the tag that was asked for":       {update: Update{Instances: new(int32(3)), Annotation: new("new"), IfTag: &ModificationTag{Epoch: "e", Index: 3}}, check: func(d *Desired) bool { return d.Annotation == "new" }},
+		"the annotation is cleared":        {update: Update{Annotation: new("")}, check: func(d *Desired) bool { return d.Annotation == "" }},
 		"the routes are cleared":           {update: Update{Routes: &[]Route{}}, check: func(d *Desired) bool { return len(d.Routes) == 0 }},
 		"the internal route is read":       {update: Update{Routes: &[]Route{{InternalRouter, []byte(`[{"hostname":"b"},{"hostname":"a"}]`)}}}, check: func(d *Desired) bool { return len(d.InternalHostnames) == 2 && d.InternalHostnames[0] == "a" }},
 		"the metric tags change":           {update: Update{MetricTags: &[]MetricTag{{Name: "a", Dynamic: DynamicIndex}}}, check: func(d *Desired) bool { return d.MetricTags[0].Dynamic == DynamicIndex }},
-		"a crash policy is set":            {update: Update{CrashPolicy: &CrashPolicy{MaxRestartAttempts: pointer(9)}}, check: func(d *Desired) bool { return *d.CrashPolicy.MaxRestartAttempts == 9 }},
+		"a crash policy is set":            {update: Update{CrashPolicy: &CrashPolicy{MaxRestartAttempts: new(uint32(9))}}, check: func(d *Desired) bool { return *d.CrashPolicy.MaxRestartAttempts == 9 }},
 		"other credentials":                {update: Update{CredentialsChanged: true}, check: func(*Desired) bool { return true }},
-		"more instances":                   {update: Update{Instances: set(5)}, indices: map[int32][]string{3: {"ORDINARY UNCLAIMED"}, 4: {"ORDINARY UNCLAIMED"}}},
-		"fewer instances":                  {update: Update{Instances: set(1)}, indices: map[int32][]string{1: {"ORDINARY CLAIMED i2 to stop", "SUSPECT RUNNING i3 to stop"}, 2: nil}},
-		"none at all, the evacuating stay": {update: Update{Instances: set(0)}, indices: map[int32][]string{0: {"ORDINARY RUNNING i1 to stop", "EVACUATING RUNNING i3"}, 1: {"ORDINARY CLAIMED i2 to stop", "SUSPECT RUNNING i3 to stop"}, 2: nil}},
+		"more instances":                   {update: Update{Instances: new(int32(5))}, indices: map[int32][]string{3: {"ORDINARY UNCLAIMED"}, 4: {"ORDINARY UNCLAIMED"}}},
+		"fewer instances":                  {update: Update{Instances: new(int32(1))}, indices: map[int32][]string{1: {"ORDINARY CLAIMED i2 to stop", "SUSPECT RUNNING i3 to stop"}, 2: nil}},
+		"none at all, the evacuating stay": {update: Update{Instances: new(int32(0))}, indices: map[int32][]string{0: {"ORDINARY RUNNING i1 to stop", "EVACUATING RUNNING i3"}, 1: {"ORDINARY CLAIMED i2 to stop", "SUSPECT RUNNING i3 to stop"}, 2: nil}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -161,7 +159,7 @@ func TestMarkHealthy(t *testing.T) {
 
 func TestDomains(t *testing.T) {
 	t.Parallel()
-	policy := &CrashPolicy{ImmediateRestarts: pointer(1)}
+	policy := &CrashPolicy{ImmediateRestarts: new(uint32(1))}
 	d, event := UpsertDomain(nil, "apps", 2*time.Minute, policy, now)
 	if !d.Fresh(now.Add(2*time.Minute-1)) || d.Fresh(now.Add(2*time.Minute)) || !event.Fresh || event.Domain != d {
 		t.Errorf("upserted domain is %+v", d)

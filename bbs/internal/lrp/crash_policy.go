@@ -57,9 +57,9 @@ func (p *CrashPolicy) resolve() Policy {
 		return *value
 	}
 	return Policy{
-		ImmediateRestarts:  int32(min(or(p.ImmediateRestarts, DefaultImmediateRestarts), 9)), //nolint:gosec // at most 9
+		ImmediateRestarts:  int32(min(or(p.ImmediateRestarts, DefaultImmediateRestarts), 9)),
 		MaxDelay:           time.Duration(or(p.MaxSecondsBetweenRestarts, DefaultMaxSecondsBetweenRestarts)) * time.Second,
-		MaxRestartAttempts: int32(min(or(p.MaxRestartAttempts, DefaultMaxRestartAttempts), 1<<31-1)), //nolint:gosec // bounded
+		MaxRestartAttempts: int32(min(or(p.MaxRestartAttempts, DefaultMaxRestartAttempts), 1<<31-1)),
 	}
 }
 

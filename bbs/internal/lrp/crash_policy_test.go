@@ -5,8 +5,6 @@ import (
 	"time"
 )
 
-func pointer(v uint32) *uint32 { return &v }
-
 func TestDelayOfTheBuiltInPolicy(t *testing.T) {
 	t.Parallel()
 	for count, want := range map[int32]time.Duration{
@@ -31,10 +29,10 @@ func TestRestartsAtOnce(t *testing.T) {
 		at     map[int32]bool
 	}{
 		"built in":                        {CrashPolicy{}, map[int32]bool{1: true, 2: true, 3: false, 200: false}},
-		"never at once":                   {CrashPolicy{ImmediateRestarts: pointer(0)}, map[int32]bool{1: false}},
-		"nine":                            {CrashPolicy{ImmediateRestarts: pointer(9)}, map[int32]bool{8: true, 9: false}},
-		"one attempt leaves none at once": {CrashPolicy{ImmediateRestarts: pointer(0), MaxRestartAttempts: pointer(1)}, map[int32]bool{1: false}},
-		"without limit":                   {CrashPolicy{MaxRestartAttempts: pointer(0)}, map[int32]bool{2: true, 3: false}},
+		"never at once":                   {CrashPolicy{ImmediateRestarts: new(uint32(0))}, map[int32]bool{1: false}},
+		"nine":                            {CrashPolicy{ImmediateRestarts: new(uint32(9))}, map[int32]bool{8: true, 9: false}},
+		"one attempt leaves none at once": {CrashPolicy{ImmediateRestarts: new(uint32(0)), MaxRestartAttempts: new(uint32(1))}, map[int32]bool{1: false}},
+		"without limit":                   {CrashPolicy{MaxRestartAttempts: new(uint32(0))}, map[int32]bool{2: true, 3: false}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -51,21 +49,21 @@ func TestRestartsAtOnce(t *testing.T) {
 func TestDelayReachesTheLongestDelayExactly(t *testing.T) {
 	t.Parallel()
 	// The reference would hold this at 60 s.
-	p := (&CrashPolicy{MaxSecondsBetweenRestarts: pointer(90)}).resolve()
+	p := (&CrashPolicy{MaxSecondsBetweenRestarts: new(uint32(90))}).resolve()
 	for count, want := range map[int32]time.Duration{3: 30 * time.Second, 4: time.Minute, 5: 90 * time.Second, 50: 90 * time.Second} {
 		if got, _ := p.Delay(count); got != want {
 			t.Errorf("Delay(%d) = %v, want %v", count, got, want)
 		}
 	}
-	if _, restarts := (&CrashPolicy{MaxRestartAttempts: pointer(0)}).resolve().Delay(1 << 30); !restarts {
+	if _, restarts := (&CrashPolicy{MaxRestartAttempts: new(uint32(0))}).resolve().Delay(1 << 30); !restarts {
 		t.Error("a policy without limit gave up")
 	}
 }
 
 func TestResolvePolicy(t *testing.T) {
 	t.Parallel()
-	own := &Desired{CrashPolicy: &CrashPolicy{ImmediateRestarts: pointer(1)}}
-	domain := &Domain{DefaultCrashPolicy: &CrashPolicy{ImmediateRestarts: pointer(5), MaxRestartAttempts: pointer(7)}}
+	own := &Desired{CrashPolicy: &CrashPolicy{ImmediateRestarts: new(uint32(1))}}
+	domain := &Domain{DefaultCrashPolicy: &CrashPolicy{ImmediateRestarts: new(uint32(5)), MaxRestartAttempts: new(uint32(7))}}
 	tests := map[string]struct {
 		d    *Desired
 		dom  *Domain
@@ -92,12 +90,12 @@ func TestCrashPolicyValid(t *testing.T) {
 		field  string
 	}{
 		"empty":                          {CrashPolicy{}, ""},
-		"ten at once":                    {CrashPolicy{ImmediateRestarts: pointer(10)}, "number_of_immediate_restarts"},
-		"30 s is not more than 30 s":     {CrashPolicy{MaxSecondsBetweenRestarts: pointer(30)}, "max_seconds_between_restarts"},
-		"31 s":                           {CrashPolicy{MaxSecondsBetweenRestarts: pointer(31)}, ""},
-		"more at once than ever":         {CrashPolicy{ImmediateRestarts: pointer(5), MaxRestartAttempts: pointer(5)}, "number_of_immediate_restarts"},
-		"built-in at once, fewer ever":   {CrashPolicy{MaxRestartAttempts: pointer(3)}, "number_of_immediate_restarts"},
-		"without limit nothing is fewer": {CrashPolicy{ImmediateRestarts: pointer(9), MaxRestartAttempts: pointer(0)}, ""},
+		"ten at once":                    {CrashPolicy{ImmediateRestarts: new(uint32(10))}, "number_of_immediate_restarts"},
+		"30 s is not more than 30 s":     {CrashPolicy{MaxSecondsBetweenRestarts: new(uint32(30))}, "max_seconds_between_restarts"},
+		"31 s":                           {CrashPolicy{MaxSecondsBetweenRestarts: new(uint32(31))}, ""},
+		"more at once than ever":         {CrashPolicy{ImmediateRestarts: new(uint32(5)), MaxRestartAttempts: new(uint32(5))}, "number_of_immediate_restarts"},
+		"built-in at once, fewer ever":   {CrashPolicy{MaxRestartAttempts: new(uint32(3))}, "number_of_immediate_restarts"},
+		"without limit nothing is fewer": {CrashPolicy{ImmediateRestarts: new(uint32(9)), MaxRestartAttempts: new(uint32(0))}, ""},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

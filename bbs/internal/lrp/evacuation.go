@@ -26,10 +26,10 @@ func EvacuateClaimed(i Instance, by InstanceKey, now time.Time) (Outcome, error)
 // It returns ErrNotFound if no record has the instance key.
 func EvacuateCrashed(i Instance, by InstanceKey, reason string, policy Policy, now time.Time) (Outcome, error) {
 	mine := i.held(by)
-	switch {
-	case mine == nil:
+	switch mine {
+	case nil:
 		return same(i), ErrNotFound
-	case mine == i.Ordinary:
+	case i.Ordinary:
 		return Crash(i, by, reason, policy, now)
 	default:
 		return without(i, mine), nil

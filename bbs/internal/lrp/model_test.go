@@ -21,7 +21,7 @@ type model struct {
 
 // watcher identifies a record as watchers do: one that waits by its index, one that lives by its key.
 func watcher(a *Actual) string {
-	if a.InstanceKey.IsZero() {
+	if a.IsZero() {
 		return "nobody"
 	}
 	return a.InstanceGUID + "@" + a.CellID
@@ -57,10 +57,10 @@ func (m *model) watch(t *rapid.T, what string, e Event) {
 	case Created:
 		m.watched[watcher(e.After)] = e.After
 	case Changed:
-		if e.Before.InstanceKey != e.After.InstanceKey && !e.Before.InstanceKey.IsZero() {
+		if e.Before.InstanceKey != e.After.InstanceKey && !e.Before.IsZero() {
 			delete(m.watched, watcher(e.Before))
 		}
-		if e.Before.InstanceKey.IsZero() && !e.After.InstanceKey.IsZero() {
+		if e.Before.IsZero() && !e.After.IsZero() {
 			delete(m.watched, "nobody")
 		}
 		m.watched[watcher(e.After)] = e.After
@@ -84,7 +84,7 @@ func (m *model) check(t *rapid.T, what string) {
 		if a == nil {
 			continue
 		}
-		if a.Held() == a.InstanceKey.IsZero() {
+		if a.Held() == a.IsZero() {
 			t.Fatalf("after %s %v %v has key %v", what, a.Presence, a.State, a.InstanceKey)
 		}
 		if a.State != Running && (a.NetInfo != nil || a.Routable) {
@@ -93,7 +93,7 @@ func (m *model) check(t *rapid.T, what string) {
 		if a.StopRequested && !a.Held() {
 			t.Fatalf("after %s a record that no cell holds is to stop", what)
 		}
-		if !a.InstanceKey.IsZero() {
+		if !a.IsZero() {
 			if other, twice := keys[a.InstanceKey]; twice {
 				t.Fatalf("after %s %v is both %v and %v", what, a.InstanceKey, other, a.Presence)
 			}

@@ -118,9 +118,9 @@ func (t MetricTag) resolvesTo(value string, a *Actual) bool {
 		return string(strconv.AppendInt(digits[:0], int64(a.Index), 10)) == value
 	case DynamicInstanceGUID:
 		return a.InstanceGUID == value
-	default:
-		return t.Static == value
+	case NotDynamic:
 	}
+	return t.Static == value
 }
 
 // ResolveTags gives the metric tags that an instance is to have.
@@ -132,7 +132,7 @@ func ResolveTags(d *Desired, a *Actual) map[string]string {
 			resolved[tag.Name] = strconv.Itoa(int(a.Index))
 		case DynamicInstanceGUID:
 			resolved[tag.Name] = a.InstanceGUID
-		default:
+		case NotDynamic:
 			resolved[tag.Name] = tag.Static
 		}
 	}

@@ -64,7 +64,7 @@ func checkOutcome(t *testing.T, before Instance, out Outcome) {
 		if to.State != Running && (to.NetInfo != nil || to.Routable || to.Zone != "" || len(to.InternalRoutes)+len(to.MetricTags) > 0) {
 			t.Errorf("%v %v still shows what its cell reported: %+v", to.Presence, to.State, to)
 		}
-		if to.Held() == to.InstanceKey.IsZero() {
+		if to.Held() == to.IsZero() {
 			t.Errorf("%v %v has instance key %v", to.Presence, to.State, to.InstanceKey)
 		}
 	}
