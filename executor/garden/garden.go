@@ -95,7 +95,7 @@ type Capacity struct {
 // Properties are names and values stored with a container.
 type Properties map[string]string
 
-// PropertyStateAll, given as a filter with value "all", makes Client.Containers list half-created containers too.
+// PropertyStateAll makes Client.Containers list half-created containers too, given as a filter with value "all".
 const PropertyStateAll = "garden.state"
 
 // ContainerSpec says what to create.

@@ -29,7 +29,7 @@ func main() {
 func reap() {
 	for {
 		pid, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil)
-		if err == syscall.EINTR { //nolint:errorlint // a bare errno of a system call
+		if err == syscall.EINTR {
 			continue
 		}
 		if err != nil || pid <= 0 {

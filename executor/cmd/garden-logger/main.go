@@ -66,7 +66,7 @@ type stream struct {
 func newStream(fd int, folder, name string) *stream {
 	// A descriptor that does not block belongs to the poller, which makes deadlines work.
 	_ = unix.SetNonblock(fd, true)
-	return &stream{pipe: os.NewFile(uintptr(fd), name), writer: outputlog.NewWriter(folder, name)} //nolint:gosec // 3 or 4
+	return &stream{pipe: os.NewFile(uintptr(fd), name), writer: outputlog.NewWriter(folder, name)}
 }
 
 // copy ends at the end of the pipe, or, after SIGTERM, when nothing is in it.
@@ -95,8 +95,8 @@ func (s *stream) drain(buffer []byte) {
 	for {
 		n := 0
 		err := raw.Read(func(fd uintptr) bool {
-			n, _ = unix.Read(int(fd), buffer) //nolint:gosec // descriptors are small
-			return true                       // never wait: an empty pipe is the end here
+			n, _ = unix.Read(int(fd), buffer)
+			return true // never wait: an empty pipe is the end here
 		})
 		if err != nil || n <= 0 {
 			return

@@ -9,10 +9,10 @@ import (
 )
 
 // externalIP is the first address of the machine that is not loopback, or loopback on a machine that has no other.
-func externalIP(t testing.TB) netip.Addr {
-	t.Helper()
+func externalIP(tb testing.TB) netip.Addr {
+	tb.Helper()
 	interfaces, err := net.Interfaces()
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	for _, i := range interfaces {
 		// Those of containers come and go.
 		if i.Flags&net.FlagLoopback != 0 || i.Name[0] == 'w' {

@@ -83,7 +83,7 @@ func killGroup(folder string) {
 	if err != nil {
 		return // gone meanwhile
 	}
-	for _, digits := range strings.Fields(string(content)) {
+	for digits := range strings.FieldsSeq(string(content)) {
 		if pid, err := strconv.Atoi(digits); err == nil && pid > 0 {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}

@@ -55,11 +55,11 @@ func (m *machine) start(ctx context.Context) (stop func() error, err error) {
 		return nil, err
 	}
 	remove := func() error { return os.RemoveAll(m.folder) }
-	if err := os.Chmod(m.folder, 0o711); err != nil { //nolint:gosec // users of containers look bind mounts up below
+	if err := os.Chmod(m.folder, 0o711); err != nil {
 		return remove, err
 	}
 	for _, name := range []string{"garden-init", "garden-logger"} {
-		build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(m.folder, name), "diego.internal/executor/cmd/"+name) //nolint:gosec // constant names
+		build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(m.folder, name), "diego.internal/executor/cmd/"+name)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return remove, fmt.Errorf("building %s: %w: %s", name, err, out)
@@ -81,15 +81,15 @@ func (m *machine) start(ctx context.Context) (stop func() error, err error) {
 }
 
 // cell is the configuration of a cell of its own: nothing of it meets another test, or another run at the same time.
-func (m *machine) cell(t testing.TB) Config {
-	t.Helper()
+func (m *machine) cell(tb testing.TB) Config {
+	tb.Helper()
 	number := int(m.cells.Add(1))
 	pid := os.Getpid()
 	// 64 cells of 16 addresses below a network that depends on the process; 20 host ports each.
 	pool := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(20 + pid%60), byte(number / 4), byte(number % 4 * 64)}), 26)
-	first := uint16(61001 + number%200*20) //nolint:gosec // below 65001
+	first := uint16(61001 + number%200*20)
 	folder := filepath.Join(m.folder, fmt.Sprintf("cell-%d", number))
-	require.NoError(t, os.MkdirAll(folder, 0o711)) //nolint:gosec // as above
+	require.NoError(tb, os.MkdirAll(folder, 0o711))
 	return Config{
 		Socket:        m.daemon.Address(),
 		StateFolder:   folder,
@@ -98,11 +98,11 @@ func (m *machine) cell(t testing.TB) Config {
 		NetworkPool:   pool,
 		HostPortFirst: first,
 		HostPortLast:  first + 19,
-		ExternalIP:    externalIP(t),
+		ExternalIP:    externalIP(tb),
 		InitBinary:    filepath.Join(m.folder, "garden-init"),
 		LoggerBinary:  filepath.Join(m.folder, "garden-logger"),
 		CellID:        fmt.Sprintf("test-%d-%d", pid, number),
-		Log:           slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Log:           slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 }
 
@@ -167,8 +167,11 @@ func TestConformance(t *testing.T) {
 			Client:       b.backend,
 			Capabilities: gardentest.Capabilities{Programs: true, Network: true, Limits: true},
 			Image:        b.image(),
-			Reopen:       func(t *testing.T) garden.Client { return b.reopen(t) },
-			Leftovers:    b.leftovers,
+			Reopen: func(t *testing.T) garden.Client {
+				t.Helper()
+				return b.reopen(t)
+			},
+			Leftovers: b.leftovers,
 		}
 	})
 }

@@ -44,7 +44,7 @@ func enter(namespace *os.File, fn func() error) error {
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return fmt.Errorf("unsharing the root folder: %w", err)
 	}
-	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS); err != nil { //nolint:gosec // descriptors are small
+	if err := unix.Setns(int(namespace.Fd()), unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("entering mount namespace: %w", err)
 	}
 	unix.Umask(0o022) // of this thread only, since it unshared

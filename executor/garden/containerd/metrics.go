@@ -97,7 +97,7 @@ func (b *Backend) diskUsage(ctx context.Context, wanted []*container) ([]uint64,
 		group.Go(func() error {
 			usage, err := b.snapshots().Usage(ctx, c.id)
 			if err == nil {
-				sizes[at] = uint64(max(usage.Size, 0)) //nolint:gosec // not negative
+				sizes[at] = uint64(max(usage.Size, 0))
 			}
 			if err != nil && !gone(err) {
 				return fmt.Errorf("measuring disk of %q: %w", c.handle, err)

@@ -73,7 +73,7 @@ func withLimits(limits garden.Limits) oci.SpecOpts {
 	return func(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
 		resources := s.Linux.Resources
 		if limits.MemoryInBytes > 0 {
-			memory := int64(min(limits.MemoryInBytes, 1<<62)) //nolint:gosec // bounded
+			memory := int64(min(limits.MemoryInBytes, 1<<62))
 			resources.Memory = &specs.LinuxMemory{Limit: &memory}
 			if limitsSwap() {
 				// The limit of memory and swap together: none of it is swap.

@@ -51,7 +51,7 @@ func (b *Backend) rootFS(ctx context.Context, image garden.Image) (string, error
 // source is an image that can be unpacked.
 type source struct {
 	digest string // of the content, or of what tells it from other content
-	open   func() (io.ReadCloser, error)
+	open   func(context.Context) (io.ReadCloser, error)
 }
 
 func (b *Backend) findRootFS(ctx context.Context, image garden.Image) (string, error) {
@@ -102,7 +102,7 @@ func localSource(path string) (source, error) {
 	}
 	if !info.IsDir() {
 		sum := sha256.Sum256(fmt.Append(nil, describe(path, info)))
-		return source{digest: hex.EncodeToString(sum[:]), open: func() (io.ReadCloser, error) {
+		return source{digest: hex.EncodeToString(sum[:]), open: func(context.Context) (io.ReadCloser, error) {
 			file, err := os.Open(path) //nolint:gosec // the operator named it
 			if err != nil {
 				return nil, fmt.Errorf("opening image: %w", err)
@@ -125,9 +125,9 @@ func localSource(path string) (source, error) {
 	if err != nil {
 		return source{}, fmt.Errorf("walking image: %w", err)
 	}
-	return source{digest: hex.EncodeToString(hash.Sum(nil)), open: func() (io.ReadCloser, error) {
+	return source{digest: hex.EncodeToString(hash.Sum(nil)), open: func(ctx context.Context) (io.ReadCloser, error) {
 		// The difference to nothing is everything.
-		return archive.Diff(context.Background(), "", path), nil
+		return archive.Diff(ctx, "", path), nil
 	}}, nil
 }
 
@@ -158,7 +158,7 @@ func registrySource(ctx context.Context, reference string, image garden.Image) (
 	if err != nil {
 		return source{}, fmt.Errorf("reading digest: %w", err)
 	}
-	return source{digest: digest.Hex, open: func() (io.ReadCloser, error) { return mutate.Extract(found), nil }}, nil
+	return source{digest: digest.Hex, open: func(context.Context) (io.ReadCloser, error) { return mutate.Extract(found), nil }}, nil
 }
 
 // unpack fills a snapshot and commits it under its key. What is left of a failure has our label and no record, so that
@@ -187,7 +187,7 @@ func (b *Backend) unpack(ctx context.Context, key string, from source) (err erro
 }
 
 func (b *Backend) fill(ctx context.Context, mounts []mount.Mount, from source) error {
-	stream, err := from.open()
+	stream, err := from.open(ctx)
 	if err != nil {
 		return err
 	}

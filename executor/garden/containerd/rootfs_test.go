@@ -31,7 +31,7 @@ import (
 func packRootFS(t *testing.T, rootfs string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "rootfs.tar")
-	file, err := os.Create(path) //nolint:gosec // in a folder of the test
+	file, err := os.Create(path)
 	require.NoError(t, err)
 	require.NoError(t, archive.WriteDiff(t.Context(), file, "", rootfs))
 	require.NoError(t, file.Close())

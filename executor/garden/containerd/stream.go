@@ -104,7 +104,9 @@ func (c *container) streamOut(ctx context.Context, spec garden.StreamOutSpec) (i
 	c.backend.wait.Go(func() {
 		stop := context.AfterFunc(ctx, func() { _ = writer.CloseWithError(context.Cause(ctx)) })
 		defer stop()
-		closed := context.AfterFunc(c.backend.ctx, func() { _ = writer.CloseWithError(errClosed) })
+		closed := context.AfterFunc(c.backend.ctx, func() { //nolint:contextcheck // the Backend's end ends the stream too
+			_ = writer.CloseWithError(errClosed)
+		})
 		defer closed()
 		err := c.inside(func() error {
 			return reader.as(func() error { return pack(writer, from, base) })

@@ -127,7 +127,7 @@ func kill(t *testing.T, cfg Config, after time.Duration) {
 	t.Helper()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	cmd := exec.CommandContext(t.Context(), self) //nolint:gosec // this test binary
+	cmd := exec.CommandContext(t.Context(), self)
 	cmd.Env = append(os.Environ(), childStateFolder+"="+cfg.StateFolder, childSocket+"="+cfg.Socket, childCell+"="+cfg.CellID, childPool+"="+cfg.NetworkPool.String())
 	stdout, err := cmd.StdoutPipe()
 	require.NoError(t, err)

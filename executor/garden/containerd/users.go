@@ -89,7 +89,7 @@ func database(root *os.File, path string) io.Reader {
 	if err != nil {
 		return strings.NewReader("")
 	}
-	file := os.NewFile(uintptr(fd), path) //nolint:gosec // a valid descriptor
+	file := os.NewFile(uintptr(fd), path)
 	defer func() { _ = file.Close() }()
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
 		return strings.NewReader("")
@@ -107,7 +107,7 @@ func openIn(root *os.File, path string, flags uint64) (int, error) {
 		// A pipe or a terminal that a container put in the place of a file must not hold us.
 		flags |= unix.O_NONBLOCK | unix.O_NOCTTY
 	}
-	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{ //nolint:gosec // descriptors are small
+	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
 		Flags:   flags | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
 	})

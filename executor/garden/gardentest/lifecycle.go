@@ -115,7 +115,8 @@ func testConcurrentCreates(s *suite) {
 		handles[at] = "test-" + unique()
 		wait.Go(func() {
 			c, err := s.Client.Create(s.ctx(), garden.ContainerSpec{Handle: handles[at], Image: s.Image})
-			if !assert.NoError(s, err) {
+			if err != nil {
+				s.Errorf("creating %s: %v", handles[at], err)
 				return
 			}
 			if info, err := c.Info(s.ctx()); assert.NoError(s, err) {

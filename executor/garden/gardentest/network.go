@@ -111,7 +111,7 @@ func testEgress(s *suite) {
 	s.serve(server, "hello")
 	info, err := server.Info(s.ctx())
 	require.NoError(s, err)
-	port := uint16(info.MappedPorts[0].HostPort) //nolint:gosec // a port
+	port := uint16(info.MappedPorts[0].HostPort)
 	s.eventually("the server answers", func() bool {
 		word, err := s.dial(net.JoinHostPort(info.ExternalIP, strconv.Itoa(int(port))))
 		return err == nil && word == "hello"

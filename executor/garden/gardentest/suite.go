@@ -202,7 +202,7 @@ func (s *suite) eventually(what string, condition func() bool) {
 // reopen replaces the client.
 func (s *suite) reopen() {
 	s.Helper()
-	s.Client = s.Harness.Reopen(s.T)
+	s.Client = s.Reopen(s.T)
 }
 
 func (s *suite) lookup(handle string) garden.Container {

@@ -137,28 +137,33 @@ func (p *process) Signal(ctx context.Context, signal garden.Signal) error {
 	case garden.SignalKill:
 		p.end(garden.ExitStatus{Code: exitKilled})
 	case garden.SignalTerminate:
-		if p.fate.IgnoreTerminate {
-			return nil
-		}
-		if p.fate.OnTerminate != nil {
-			p.end(*p.fate.OnTerminate)
-			return nil
-		}
-		p.end(garden.ExitStatus{Code: exitTerminated})
+		p.terminate()
 	default:
 		return fmt.Errorf("signalling process %q: %w: signal %d", p.id, garden.ErrInvalidSpec, signal)
 	}
 	return nil
 }
 
+func (p *process) terminate() {
+	switch {
+	case p.fate.IgnoreTerminate:
+	case p.fate.OnTerminate != nil:
+		p.end(*p.fate.OnTerminate)
+	default:
+		p.end(garden.ExitStatus{Code: exitTerminated})
+	}
+}
+
 func (p *process) stop(kill bool) {
-	if kill || !p.fate.IgnoreTerminate {
-		signal := garden.SignalTerminate
-		if kill {
-			signal = garden.SignalKill
-		}
-		_ = p.Signal(context.Background(), signal) // cannot fail: both signals are known
+	if kill {
+		p.end(garden.ExitStatus{Code: exitKilled})
 		return
+	}
+	p.terminate()
+	select {
+	case <-p.done:
+		return
+	default:
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -49,7 +49,7 @@ func TestPool(t *testing.T) {
 				}
 				held[lease.Index] = lease
 			},
-			"release": func(t *rapid.T) {
+			"release": func(*rapid.T) {
 				for index, lease := range held {
 					pool.Release(lease)
 					pool.Release(lease)

@@ -265,7 +265,7 @@ func icmpMatch(rule garden.NetOutRule) []expr.Any {
 	for offset, wanted := range []*uint8{rule.ICMP.Type, rule.ICMP.Code} {
 		if wanted != nil {
 			match = append(match,
-				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: uint32(offset), Len: 1}, //nolint:gosec // 0 or 1
+				&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: uint32(offset), Len: 1},
 				equal([]byte{*wanted}))
 		}
 	}

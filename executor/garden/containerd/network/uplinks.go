@@ -45,7 +45,7 @@ func (n *Network) forwardUplinks() error {
 			if !slices.Contains(b[path].Users, n.cfg.Table) {
 				b[path].Users = append(b[path].Users, n.cfg.Table)
 			}
-			if err := os.WriteFile(path, []byte("1"), 0); err != nil { //nolint:gosec // as above
+			if err := os.WriteFile(path, []byte("1"), 0); err != nil {
 				return fmt.Errorf("setting %s: %w", path, err)
 			}
 		}
@@ -62,7 +62,7 @@ func (n *Network) restoreUplinks() error {
 				continue
 			}
 			// The interface may be gone, and its setting with it.
-			if err := os.WriteFile(path, []byte(l.Before), 0); err != nil && !errors.Is(err, os.ErrNotExist) { //nolint:gosec // written by forwardUplinks
+			if err := os.WriteFile(path, []byte(l.Before), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return fmt.Errorf("restoring %s: %w", path, err)
 			}
 			delete(b, path)
@@ -80,8 +80,8 @@ func (n *Network) withBorrowed(fn func(borrowed) error) error {
 	if err != nil {
 		return fmt.Errorf("opening shared folder: %w", err)
 	}
-	defer func() { _ = lock.Close() }()                              // closing unlocks
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil { //nolint:gosec // descriptors are small
+	defer func() { _ = lock.Close() }() // closing unlocks
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("locking shared folder: %w", err)
 	}
 	path := filepath.Join(n.cfg.SharedFolder, "network-settings.json")

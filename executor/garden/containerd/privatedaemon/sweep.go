@@ -88,7 +88,7 @@ func parentOf(pid int) (int, bool) {
 
 // groupsOf are the control groups of a process as folders, below which this process itself does not live.
 func groupsOf(pid int) []string {
-	own, _ := os.ReadFile("/proc/self/cgroup") //nolint:errcheck // without it nothing is left out, and a group in use cannot be removed
+	own, _ := os.ReadFile("/proc/self/cgroup")
 	content, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
 	if err != nil {
 		return nil
