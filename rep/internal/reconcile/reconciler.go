@@ -96,10 +96,10 @@ func (r *Reconciler) Synced() <-chan struct{} { return r.synced }
 func (r *Reconciler) follow(ctx context.Context, events *executor.Subscription) error {
 	for {
 		event, err := events.Next(ctx)
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, executor.ErrClosed) {
-				return nil // the end of the process, by way of the executor or of ourselves
-			}
+		switch {
+		case ctx.Err() != nil, errors.Is(err, executor.ErrClosed): // the end of the process
+			return nil //nolint:nilerr // ending is no failure
+		case err != nil:
 			return fmt.Errorf("following the executor: %w", err)
 		}
 		if event.Kind == executor.EventResync {

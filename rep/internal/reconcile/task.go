@@ -169,7 +169,7 @@ func (r *Reconciler) rejectStarted(ctx context.Context, c executor.Container, gu
 	return nil
 }
 
-// readResult reads the file as root. What is longer than a result may be is cut at a border between characters.
+// readResult reads the file as root.
 func (r *Reconciler) readResult(ctx context.Context, guid, path string) (string, error) {
 	stream, err := r.Executor.GetFiles(ctx, guid, path)
 	if err != nil {
@@ -187,13 +187,18 @@ func (r *Reconciler) readResult(ctx context.Context, guid, path string) (string,
 	if len(content) > maxResultFile {
 		return "", errors.New("result file is too large (over 51200 bytes)")
 	}
+	return resultText(content), nil
+}
+
+// resultText cuts a result to what the BBS keeps, at a border between characters.
+func resultText(content []byte) string {
 	text := strings.ToValidUTF8(string(content), "\uFFFD")
 	if len(text) <= maxResult {
-		return text, nil
+		return text
 	}
 	cut := maxResult
 	for !utf8.RuneStart(text[cut]) {
 		cut--
 	}
-	return text[:cut], nil
+	return text[:cut]
 }

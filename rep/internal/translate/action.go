@@ -100,7 +100,7 @@ func runAction(in *workloadv1.RunAction) *executor.RunAction {
 }
 
 func nofile(limits *workloadv1.ResourceLimits) *uint64 {
-	if limits == nil || limits.Nofile == nil { //nolint:protogetter // presence matters
+	if limits == nil || limits.Nofile == nil {
 		return nil
 	}
 	n := limits.GetNofile()

@@ -95,7 +95,7 @@ func containerInfo(c *workloadv1.ContainerSpec) (executor.RunInfo, error) {
 		TrustedSystemCertificatesPath: c.GetTrustedSystemCertificatesPath(),
 		CachedDependencies:            cachedDependencies(c),
 	}
-	if log := c.GetLog(); log != nil && log.RateLimitBytesPerSecond != nil { //nolint:protogetter // presence matters
+	if log := c.GetLog(); log != nil && log.RateLimitBytesPerSecond != nil {
 		info.LogRateLimit = log.GetRateLimitBytesPerSecond()
 	}
 	for _, file := range c.GetVolumeMountedFiles() {

@@ -139,5 +139,5 @@ func Capacity(r executor.Resources) *workloadv1.CellCapacity {
 
 func clamp(n int) int32 {
 	const most = 1<<31 - 1
-	return int32(min(max(n, 0), most)) //nolint:gosec // bounded
+	return int32(min(max(n, 0), most))
 }
