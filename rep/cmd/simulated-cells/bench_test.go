@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"diego.internal/servicekit/lifecycle"
+)
+
+// asProgram makes the test binary the program itself, so that its memory can be measured apart from that of its peers.
+const asProgram = "SIMULATED_CELLS_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		os.Exit(lifecycle.Main("simulated-cells", run))
+	}
+	os.Exit(m.Run())
+}
+
+// BenchmarkIdle measures what idle cells cost once all are present: memory, goroutines, descriptors, and the share of one
+// core that their heartbeats take.
+func BenchmarkIdle(b *testing.B) {
+	for _, cells := range []int{200, 1000} {
+		b.Run(fmt.Sprintf("%d_cells", cells), func(b *testing.B) {
+			p := newPeers(b, cells)
+			debug := launch(b, p)
+			require.Eventually(b, func() bool { return p.locket.count() == cells }, 5*time.Minute, 100*time.Millisecond)
+			var before, after map[string]float64
+			for b.Loop() {
+				before = metrics(b, debug)
+				wait(b, 20*time.Second)
+				after = metrics(b, debug)
+			}
+			b.ReportMetric(after["process_resident_memory_bytes"]/(1<<20), "MiB")
+			b.ReportMetric(after["process_resident_memory_bytes"]/(1<<10)/float64(cells), "KiB/cell")
+			b.ReportMetric(after["go_memstats_heap_inuse_bytes"]/(1<<10)/float64(cells), "heap-KiB/cell")
+			b.ReportMetric(after["go_memstats_stack_inuse_bytes"]/(1<<10)/float64(cells), "stack-KiB/cell")
+			b.ReportMetric(after["go_goroutines"]/float64(cells), "goroutines/cell")
+			b.ReportMetric(after["process_open_fds"]/float64(cells), "fds/cell")
+			b.ReportMetric((after["process_cpu_seconds_total"]-before["process_cpu_seconds_total"])/20*100, "%core")
+		})
+	}
+}
+
+// launch starts the program and returns its debug address. It is stopped with the benchmark.
+func launch(b *testing.B, p *peers) string {
+	b.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(ctx, os.Args[0], "-config", p.configuration()) //nolint:gosec // ourselves
+	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	require.NoError(b, err)
+	require.NoError(b, cmd.Start())
+	found := make(chan string, 1)
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		debug := regexp.MustCompile(`"debug":"([0-9.:]+)"`)
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if match := debug.FindStringSubmatch(lines.Text()); match != nil {
+				select {
+				case found <- match[1]:
+				default:
+				}
+			}
+		}
+	}()
+	b.Cleanup(func() {
+		cancel()
+		<-drained
+		if err := cmd.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+			b.Errorf("the program ended with %v", err)
+		}
+	})
+	select {
+	case address := <-found:
+		return address
+	case <-time.After(time.Minute):
+		b.Fatal("no start line")
+		return ""
+	}
+}
+
+// metrics reads the values without labels.
+func metrics(b *testing.B, debug string) map[string]float64 {
+	b.Helper()
+	req, err := http.NewRequestWithContext(b.Context(), http.MethodGet, "http://"+debug+"/metrics", nil)
+	require.NoError(b, err)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(b, err)
+	defer func() { require.NoError(b, resp.Body.Close()) }()
+	out := map[string]float64{}
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		name, text, _ := strings.Cut(lines.Text(), " ")
+		if value, err := strconv.ParseFloat(text, 64); err == nil {
+			out[name] = value
+		}
+	}
+	require.NoError(b, lines.Err())
+	return out
+}
+
+func wait(b *testing.B, d time.Duration) {
+	b.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-b.Context().Done():
+	}
+}
