@@ -118,7 +118,7 @@ func removeInterface(name string) error {
 }
 
 func (n *Network) interfaces() ([]string, error) {
-	links, err := netlink.LinkList()
+	links, err := complete(netlink.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("listing interfaces: %w", err)
 	}
@@ -159,9 +159,25 @@ func pairNet(addr netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(pairBits, 32)}
 }
 
+// listTries bounds how often a list is asked for again.
+const listTries = 20
+
+// complete asks for a list until it has it whole: the kernel breaks a list off when something is added to or removed
+// from it meanwhile, as other cells of the machine do all the time.
+func complete[T any](list func() ([]T, error)) ([]T, error) {
+	for try := 1; ; try++ {
+		found, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || try == listTries {
+			return found, err
+		}
+	}
+}
+
 // uplinks are the interfaces that lead out of the machine.
 func uplinks() ([]netlink.Link, error) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+	routes, err := complete(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_DST|netlink.RT_FILTER_TABLE)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("listing default routes: %w", err)
 	}
