@@ -1,11 +1,8 @@
 package command
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -72,7 +69,12 @@ func (a *app) listCells() *cobra.Command {
 		}},
 		{Name: "MEMORY", Cell: func(c cellRow) string { return used(c.state, (*capacity).GetMemoryMb) }},
 		{Name: "DISK", Cell: func(c cellRow) string { return used(c.state, (*capacity).GetDiskMb) }},
-		{Name: "STARTING", Cell: func(c cellRow) string { return strconv.Itoa(int(c.state.GetStartingContainerCount())) }},
+		{Name: "STARTING", Cell: func(c cellRow) string {
+			if c.state == nil {
+				return ""
+			}
+			return strconv.Itoa(int(c.state.GetStartingContainerCount()))
+		}},
 		{Name: "TAGS", Cell: func(c cellRow) string { return strings.Join(c.PlacementTags, ",") }},
 		{Name: "AGE", Cell: func(c cellRow) string { return output.Age(c.Since, a.now) }},
 	}
@@ -91,9 +93,9 @@ func (a *app) listCells() *cobra.Command {
 				// Only people are shown what the cells say of themselves; a line is the presence alone.
 				a.eachCell(ctx, cells, func(i int, state *repv1.StateResponse, _ error) { rows[i].state = state })
 			}
-			return printAll(printer(a, columns...), func(print func(cellRow) error) error {
+			return printAll(printer(a, columns...), func(show func(cellRow) error) error {
 				for _, row := range rows {
-					if err := print(row); err != nil {
+					if err := show(row); err != nil {
 						return err
 					}
 				}
@@ -177,17 +179,20 @@ func (a *app) cellStates() *cobra.Command {
 				return err
 			}
 			failed := false
-			var mu sync.Mutex
-			err = printAll(printer(a, stateColumns()...), func(print func(spec.CellState) error) error {
+			err = printAll(printer(a, stateColumns()...), func(show func(spec.CellState) error) error {
+				asking, cancel := context.WithCancel(ctx)
+				defer cancel()
 				var problem error
-				a.eachCell(ctx, cells, func(_ int, state *repv1.StateResponse, err error) {
-					mu.Lock()
-					defer mu.Unlock()
-					if err != nil {
+				a.eachCell(asking, cells, func(_ int, state *repv1.StateResponse, err error) {
+					switch {
+					case problem != nil: // nobody reads any more
+					case err != nil:
 						failed = true
-						fmt.Fprintln(a.Stderr, err)
-					} else if problem == nil {
-						problem = print(spec.CellStateOf(state))
+						a.complain(err)
+					default:
+						if problem = show(spec.CellStateOf(state)); problem != nil {
+							cancel()
+						}
 					}
 				})
 				return problem
@@ -200,13 +205,16 @@ func (a *app) cellStates() *cobra.Command {
 	}
 }
 
-// eachCell asks many cells at a time and hands over what each says, in any order.
+// eachCell asks many cells at a time and hands over what each says, one after the other in any order.
 func (a *app) eachCell(ctx context.Context, cells []*bbsv1.Cell, take func(i int, state *repv1.StateResponse, err error)) {
 	var group errgroup.Group
+	var mu sync.Mutex
 	group.SetLimit(cellsAtOnce)
 	for i, cell := range cells {
 		group.Go(func() error {
 			state, err := a.askCell(ctx, cell)
+			mu.Lock()
+			defer mu.Unlock()
 			take(i, state, err)
 			return nil
 		})
@@ -223,7 +231,8 @@ func (a *app) askCell(ctx context.Context, cell *bbsv1.Cell) (*repv1.StateRespon
 	defer func() { _ = conn.Close() }()
 	state, err := repv1.NewAuctionClient(conn).State(ctx, &repv1.StateRequest{})
 	if err != nil {
-		return nil, fmt.Errorf("Rep error: Failed to get cell state for cell %s: %w", presence.GetCellId(), err) //nolint:staticcheck,revive // the text tools know
+		err = fmt.Errorf("Rep error: Failed to get cell state for cell %s: %w", presence.GetCellId(), err) //nolint:staticcheck // the text that tools know
+		return nil, of(serverRep, err)
 	}
 	return state, nil
 }
@@ -235,25 +244,21 @@ func (a *app) evacuate() *cobra.Command {
 		Long: "Empty a cell and show how far it is. Breaking off the command does not stop the evacuation.",
 	}
 	command.Flags().BoolVar(&yes, "yes", false, "confirm; a cell cannot be told to stop evacuating")
-	command.RunE = func(c *cobra.Command, args []string) error {
+	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
 		if !yes {
 			return usage("evacuating cell %s cannot be undone; repeat with --yes", args[0])
 		}
-		conn, err := a.flags.dialBBS()
-		if err != nil {
-			return err
-		}
-		defer func() { _ = conn.Close() }()
-		ctx, cancel := a.flags.bounded(c.Context())
 		cell, err := oneCell(ctx, conn, args[0])
-		cancel()
 		if err != nil {
 			return err
 		}
-		return a.followEvacuation(c.Context(), cell)
-	}
+		return of(serverRep, a.followEvacuation(ctx, cell))
+	})
 	return command
 }
+
+// errEndedEarly is what a rep that stops or is killed leaves.
+var errEndedEarly = fault.New(codes.Unavailable, "", "the rep ended before the evacuation did")
 
 // progress is one line of an evacuation.
 type progress struct {
@@ -275,7 +280,7 @@ func (a *app) followEvacuation(ctx context.Context, cell *bbsv1.Cell) error {
 	lines := output.New[progress](output.Options{Format: output.JSON, Out: a.Stdout})
 	done := false
 	stream, err := repv1.NewOperationClient(conn).Evacuate(ctx, &repv1.EvacuateRequest{})
-	err = receive(stream, err, func(p *repv1.EvacuateResponse) error {
+	err = follow(stream, err, func(p *repv1.EvacuateResponse) error {
 		done = p.GetDone()
 		if a.flags.format != output.JSON {
 			_, err := fmt.Fprintf(a.Stdout, "%s: %d instances and %d tasks left\n", presence.GetCellId(), p.GetRemainingLrps(), p.GetRemainingTasks())
@@ -287,12 +292,10 @@ func (a *app) followEvacuation(ctx context.Context, cell *bbsv1.Cell) error {
 		})
 	})
 	if err == nil && !done {
-		return errors.New("the cell ended before its evacuation did")
+		return fmt.Errorf("evacuating cell %s: %w", presence.GetCellId(), errEndedEarly)
 	}
-	return err
-}
-
-// byTime sorts lines of several cells.
-func byTime(x, y *repv1.LogLine) int {
-	return cmp.Or(x.GetAt().AsTime().Compare(y.GetAt().AsTime()), slices.Compare([]string{x.GetIndex()}, []string{y.GetIndex()}))
+	if err != nil {
+		return fmt.Errorf("Rep error: Failed to evacuate cell %s: %w", presence.GetCellId(), err) //nolint:staticcheck // the words of the other rep errors
+	}
+	return nil
 }

@@ -17,26 +17,6 @@ import (
 	"diego.internal/servicekit/config"
 )
 
-// Exit codes.
-const (
-	ExitOK          = 0
-	ExitUsage       = 3   // arguments, flags, environment or file are wrong
-	ExitAPI         = 4   // a server refused
-	ExitOther       = 5   // anything else
-	ExitNotFound    = 6   // there is no such thing
-	ExitUnreachable = 7   // no server answered in time
-	ExitPartial     = 8   // some of several cells did not answer
-	ExitInterrupted = 130 // Ctrl-C
-)
-
-// usageError is the user's mistake.
-type usageError struct{ error }
-
-func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-// errPartial says that what was printed is not all.
-var errPartial = errors.New("some cells did not answer")
-
 // Environment is what a command runs in.
 type Environment struct {
 	Stdin          io.Reader
@@ -58,73 +38,108 @@ type app struct {
 
 // Run runs one command line and returns the exit code.
 func Run(ctx context.Context, args []string, env Environment) int {
+	env.Stdout = output.Writer{Out: env.Stdout}
 	a := &app{Environment: env, now: time.Now()}
-	root := a.root()
+	root := a.root() //nolint:contextcheck // commands get ctx when they are run
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	return a.report(ctx, root, args, err)
-}
-
-// report prints an error in the form of its class.
-func (a *app) report(ctx context.Context, root *cobra.Command, args []string, err error) int {
-	var mistake usageError
-	switch {
-	case err == nil, errors.Is(err, output.ErrClosed):
+	command, err := root.ExecuteContextC(ctx)
+	if err == nil {
 		return ExitOK
-	case errors.Is(context.Cause(ctx), errInterrupted), ctx.Err() != nil:
-		return ExitInterrupted
-	case errors.Is(err, errPartial):
-		fmt.Fprintln(a.Stderr, err)
-		return ExitPartial
-	case errors.As(err, &mistake):
-		fmt.Fprintf(a.Stderr, "%v\n\n", mistake.error)
-		if command, _, found := root.Find(args); found == nil {
-			fmt.Fprint(a.Stderr, command.UsageString())
-		}
-		return ExitUsage
-	default:
-		return a.reportAPI(err)
 	}
+	return a.report(ctx, command, err)
 }
 
-// errInterrupted is the cause of a context that Ctrl-C ended.
-var errInterrupted = errors.New("interrupted")
-
-// Interrupted is the cause to cancel the context of Run with.
-func Interrupted() error { return errInterrupted }
+// Groups of commands in the help, in their order.
+const (
+	groupLRPs   = "lrps"
+	groupTasks  = "tasks"
+	groupCells  = "cells"
+	groupFollow = "follow"
+	groupLocket = "locket"
+	groupOther  = "other"
+)
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cfdot",
 		Short: "See and change what a scheduler of tasks and long-running processes does",
 		Long: `cfdot talks to the BBS, to locket and to the reps of cells. It keeps no state and reads no file but certificates.
-Lists are lines of JSON for programs and a table on a terminal (-o).
-
-  cfdot actual-lrps | jq -r .state | sort | uniq -c     instances by state
+Lists are lines of JSON for programs and a table on a terminal (-o).`,
+		Example: `  cfdot actual-lrps | jq -r .state | sort | uniq -c     instances by state
   cfdot logs PROCESS --follow                           what an application prints
   cfdot lrp-events                                      what happens`,
 		SilenceErrors: true,
-		SilenceUsage:  true,
-		Version:       config.BuildVersion(),
+		// How many letters of a mistyped command may be wrong for it to be recognised.
+		SuggestionsMinimumDistance: 2,
+		SilenceUsage:               true,
+		Version:                    config.BuildVersion(),
+		// Only what is no command comes here with arguments.
+		Args: func(root *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
+			}
+			return unknownCommand(root, args[0])
+		},
+		RunE: func(root *cobra.Command, _ []string) error { return root.Help() },
 	}
 	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.PersistentPreRunE = func(command *cobra.Command, _ []string) error { return a.flags.complete(command, a) }
+	root.PersistentPreRunE = func(*cobra.Command, []string) error { return a.flags.complete(a) }
 	a.flags.register(root)
-	groups := [][]*cobra.Command{a.lrps(), a.taskCommands(), a.domains(), a.cells(), a.events(), a.locket(), a.logs()}
-	for _, group := range groups {
-		root.AddCommand(group...)
+	for _, group := range []struct {
+		id, title string
+		commands  []*cobra.Command
+	}{
+		{groupLRPs, "Long-running processes:", append(a.lrps(), a.domains()...)},
+		{groupTasks, "Tasks:", a.taskCommands()},
+		{groupCells, "Cells:", a.cells()},
+		{groupFollow, "Events and logs:", append(a.events(), a.logs()...)},
+		{groupLocket, "Locks and presences:", a.locket()},
+		{groupOther, "Other:", []*cobra.Command{a.version()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: group.id, Title: group.title})
+		for _, command := range group.commands {
+			command.GroupID = group.id
+		}
+		root.AddCommand(group.commands...)
 	}
-	root.AddCommand(&cobra.Command{
+	root.SetHelpCommand(help(root))
+	root.SetCompletionCommandGroupID(groupOther)
+	return root
+}
+
+func (a *app) version() *cobra.Command {
+	return &cobra.Command{
 		Use: "version", Short: "The version of this program", Args: exactly(),
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprintln(a.Stdout, config.BuildVersion())
 			return err
 		},
-	})
-	return root
+	}
+}
+
+func help(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Help about a command", GroupID: groupOther,
+		// Help must work where the environment is wrong.
+		PersistentPreRunE: func(*cobra.Command, []string) error { return nil },
+		RunE: func(_ *cobra.Command, args []string) error {
+			command, rest, err := root.Find(args)
+			if err != nil || len(rest) > 0 {
+				return unknownCommand(root, strings.Join(args, " "))
+			}
+			return command.Help()
+		},
+	}
+}
+
+func unknownCommand(root *cobra.Command, name string) error {
+	if near := root.SuggestionsFor(name); len(near) > 0 {
+		return usage("unknown command %q; did you mean %s?", name, strings.Join(near, " or "))
+	}
+	return usage("unknown command %q", name)
 }
 
 // exactly checks the arguments by name.
@@ -171,12 +186,12 @@ func printer[T any](a *app, columns ...output.Column[T]) *output.Printer[T] {
 }
 
 // printAll prints records as they are read and the table at the end.
-func printAll[T any](p *output.Printer[T], read func(print func(T) error) error) error {
+func printAll[T any](p *output.Printer[T], read func(show func(T) error) error) error {
 	err := read(p.Print)
 	return errors.Join(err, p.Close())
 }
 
 // printOne prints one record.
 func printOne[T any](p *output.Printer[T], record T) error {
-	return printAll(p, func(print func(T) error) error { return print(record) })
+	return printAll(p, func(show func(T) error) error { return show(record) })
 }

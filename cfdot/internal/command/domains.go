@@ -28,13 +28,13 @@ func (a *app) listDomains() *cobra.Command {
 				output.Column[string]{Name: "DOMAIN", Cell: func(name string) string { return name }},
 				output.Column[string]{Name: "FRESH UNTIL", Cell: func(name string) string { return until[name] }},
 			)
-			return printAll(p, func(print func(string) error) error {
+			return printAll(p, func(show func(string) error) error {
 				for _, domain := range answer.GetDomains() {
 					until[domain.GetDomain()] = "for ever"
 					if t := domain.GetFreshUntil(); t != nil {
 						until[domain.GetDomain()] = t.AsTime().Local().Format(time.RFC3339)
 					}
-					if err := print(domain.GetDomain()); err != nil {
+					if err := show(domain.GetDomain()); err != nil {
 						return err
 					}
 				}

@@ -6,55 +6,159 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 
 	"diego.internal/cfdot/internal/output"
 	"diego.internal/servicekit/fault"
 )
 
-// typeNumbers are the numbers that the types of errors have always had; new types have none.
-var typeNumbers = map[string]int{ //nolint:gochecknoglobals // a constant in all but type
-	"UnknownError": 0, "InvalidRecord": 3, "InvalidRequest": 4, "InvalidStateTransition": 9, "ResourceConflict": 11, "ResourceExists": 12,
-	"ResourceNotFound": 13, "ActualLRPCannotBeClaimed": 15, "ActualLRPCannotBeStarted": 16, "ActualLRPCannotBeCrashed": 17,
-	"ActualLRPCannotBeFailed": 18, "ActualLRPCannotBeRemoved": 19, "ActualLRPCannotBeUnclaimed": 21, "RunningOnDifferentCell": 24,
-	"Deadlock": 28, "Unrecoverable": 29, "LockCollision": 30, "Timeout": 31,
+// Exit codes.
+const (
+	ExitOK          = 0
+	ExitUsage       = 3   // arguments, flags, environment or file are wrong
+	ExitAPI         = 4   // a server refused
+	ExitOther       = 5   // anything else
+	ExitNotFound    = 6   // there is no such thing
+	ExitUnreachable = 7   // no server answered in time
+	ExitPartial     = 8   // some of several cells did not answer
+	ExitInterrupted = 130 // Ctrl-C
+)
+
+// usageError is the user's mistake.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// serverError says whose answer an error is, or whose is missing.
+type serverError struct {
+	server string
+	error
 }
 
-// reportAPI prints what a server said and returns the code of its class.
-func (a *app) reportAPI(err error) int {
-	name := fault.Reason(err)
-	code := fault.Code(err)
-	exit := ExitAPI
-	switch code { //nolint:exhaustive // the others are refusals
-	case codes.NotFound:
-		exit = ExitNotFound
-	case codes.Unavailable, codes.DeadlineExceeded:
-		exit = ExitUnreachable
-	case codes.Unknown, codes.OK:
-		if name == "" && !errors.Is(err, context.DeadlineExceeded) {
-			fmt.Fprintln(a.Stderr, err)
-			return ExitOther
-		}
+func (e serverError) Unwrap() error { return e.error }
+
+// Names of servers in messages, as scripts know them.
+const (
+	serverBBS    = "BBS"
+	serverLocket = "Locket"
+	serverRep    = "Rep"
+)
+
+// of says which server an error came from; nil stays nil.
+func of(server string, err error) error {
+	if err == nil {
+		return nil
 	}
-	if name == "" {
-		name = code.String()
+	return serverError{server: server, error: err}
+}
+
+var (
+	// errPartial says that what was printed is not all.
+	errPartial = errors.New("some cells did not answer")
+	// errInterrupted is the cause of a context that Ctrl-C ended.
+	errInterrupted = errors.New("interrupted")
+	// errSilent says that a server stopped sending in the middle of a list.
+	errSilent = fault.New(codes.DeadlineExceeded, "Timeout", "the server sent nothing more in time")
+)
+
+// Interrupted is the cause to cancel the context of Run with.
+func Interrupted() error { return errInterrupted }
+
+// report prints an error in the form of its class and returns the exit code of the class.
+func (a *app) report(ctx context.Context, command *cobra.Command, err error) int {
+	if errors.Is(err, output.ErrClosed) {
+		return ExitOK
 	}
-	if a.flags.format == output.JSON && a.flags.outputName != "" {
-		a.reportJSON(name, err)
-		return exit
+	if ctx.Err() != nil {
+		return ExitInterrupted
 	}
-	if number, ok := typeNumbers[name]; ok {
-		fmt.Fprintf(a.Stderr, "BBS error\nType %d: %s\nMessage: %v\n", number, name, err)
-	} else {
-		fmt.Fprintf(a.Stderr, "BBS error\nType: %s\nMessage: %v\n", name, err)
+	if errors.Is(err, errPartial) {
+		a.complain(err)
+		return ExitPartial
 	}
-	for _, violation := range fault.Violations(err) {
-		fmt.Fprintf(a.Stderr, "  %s: %s\n", violation.Field, violation.Description)
+	if mistake, ok := errors.AsType[usageError](err); ok {
+		a.complain(mistake)
+		_, _ = fmt.Fprintf(a.Stderr, "\n%s", command.UsageString())
+		return ExitUsage
+	}
+	exit := exitOf(err)
+	switch {
+	case exit == ExitOther:
+		a.complain(err)
+	case a.flags.format == output.JSON && a.flags.outputName != "":
+		a.reportJSON(err)
+	default:
+		a.reportServer(err)
 	}
 	return exit
 }
 
-func (a *app) reportJSON(name string, err error) {
+// complain prints to standard error; there is nowhere to tell that this failed.
+func (a *app) complain(err error) { _, _ = fmt.Fprintln(a.Stderr, err) }
+
+// exitOf is the exit code of an error that is neither the user's nor a partial answer's.
+func exitOf(err error) int {
+	switch fault.Code(err) { //nolint:exhaustive // the others are refusals
+	case codes.NotFound:
+		return ExitNotFound
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return ExitUnreachable
+	case codes.Unknown, codes.OK:
+		if fault.Reason(err) == "" && !fault.Remote(err) {
+			return ExitOther
+		}
+		return ExitAPI
+	default:
+		return ExitAPI
+	}
+}
+
+// nameOf is Diego's type of an error, or else the gRPC code.
+func nameOf(err error) string {
+	if name := fault.Reason(err); name != "" {
+		return name
+	}
+	return fault.Code(err).String()
+}
+
+// reportServer prints the lines that scripts look for.
+func (a *app) reportServer(err error) {
+	server := serverBBS
+	if from, ok := errors.AsType[serverError](err); ok {
+		server = from.server
+	}
+	if server == serverRep {
+		a.complain(err) // one line, which names the cell
+		return
+	}
+	name := nameOf(err)
+	kind := "Type: " + name
+	if number, ok := typeNumber(name); ok {
+		kind = fmt.Sprintf("Type %d: %s", number, name)
+	}
+	_, _ = fmt.Fprintf(a.Stderr, "%s error\n%s\nMessage: %v\n", server, kind, err)
+	for _, violation := range fault.Violations(err) {
+		_, _ = fmt.Fprintf(a.Stderr, "  %s: %s\n", violation.Field, violation.Description)
+	}
+}
+
+// typeNumber is the number that a type of error has always had; new types have none.
+func typeNumber(name string) (number int, known bool) {
+	numbers := map[string]int{
+		"UnknownError": 0, "InvalidRecord": 3, "InvalidRequest": 4, "InvalidStateTransition": 9, "ResourceConflict": 11, "ResourceExists": 12,
+		"ResourceNotFound": 13, "ActualLRPCannotBeClaimed": 15, "ActualLRPCannotBeStarted": 16, "ActualLRPCannotBeCrashed": 17,
+		"ActualLRPCannotBeFailed": 18, "ActualLRPCannotBeRemoved": 19, "ActualLRPCannotBeUnclaimed": 21, "RunningOnDifferentCell": 24,
+		"Deadlock": 28, "Unrecoverable": 29, "LockCollision": 30, "Timeout": 31,
+	}
+	number, known = numbers[name]
+	return number, known
+}
+
+// reportJSON is for programs that asked for JSON: one document on standard error.
+func (a *app) reportJSON(err error) {
 	type violation struct {
 		Field       string `json:"field"`
 		Description string `json:"description"`
@@ -67,7 +171,7 @@ func (a *app) reportJSON(name string, err error) {
 			Violations []violation `json:"violations,omitempty"`
 		} `json:"error"`
 	}{}
-	report.Error.Code, report.Error.Name, report.Error.Message = fault.Code(err).String(), name, err.Error()
+	report.Error.Code, report.Error.Name, report.Error.Message = fault.Code(err).String(), nameOf(err), err.Error()
 	for _, v := range fault.Violations(err) {
 		report.Error.Violations = append(report.Error.Violations, violation(v))
 	}

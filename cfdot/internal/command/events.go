@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	"diego.internal/cfdot/internal/output"
 	"diego.internal/cfdot/internal/spec"
 	bbsv1 "diego.internal/proto/bbs/v1"
+	"diego.internal/servicekit/fault"
 )
 
 func (a *app) events() []*cobra.Command {
@@ -50,7 +51,8 @@ A stream that breaks off is taken up again without a gap; --after takes up an ea
 		if process != "" {
 			request.ProcessGuids = []string{process}
 		}
-		err = a.follow(ctx, conn, request, after)
+		w := &watcher{app: a, request: request, last: after, printer: output.New[spec.Event](output.Options{Format: output.JSON, Out: a.Stdout})}
+		err = w.watch(ctx, bbsv1.NewWatchClient(conn))
 		if limit > 0 && c.Context().Err() == nil && ctx.Err() != nil {
 			return nil
 		}
@@ -59,70 +61,105 @@ A stream that breaks off is taken up again without a gap; --after takes up an ea
 	return command
 }
 
-// follow prints events and takes the stream up again from the last revision when it breaks. It gives up when no BBS serves
-// the stream for the time of a request.
-func (a *app) follow(ctx context.Context, conn *grpc.ClientConn, request *bbsv1.WatchRequest, last uint64) error {
-	p := output.New[spec.Event](output.Options{Format: output.JSON, Out: a.Stdout})
-	lastHeard := time.Now()
-	pause := 100 * time.Millisecond
+// Pauses between attempts to take up a stream again.
+const (
+	firstPause = 100 * time.Millisecond
+	maxPause   = 2 * time.Second
+)
+
+// watcher prints events and remembers how far it is, so that nothing is left out and nothing printed twice when the stream
+// breaks, also in the middle of a revision whose events came in several messages.
+type watcher struct {
+	app     *app
+	request *bbsv1.WatchRequest
+	printer *output.Printer[spec.Event]
+
+	// last is the newest revision of which everything is printed; 0 before the first message.
+	last uint64
+	// part is the revision that is not complete yet; printed of its events are printed, seen have come on this stream.
+	part          uint64
+	printed, seen int
+}
+
+// watch takes the stream up again from the last revision whenever it breaks. It gives up when no BBS serves it for the time
+// of a request, or at once when the BBS refuses.
+func (w *watcher) watch(ctx context.Context, client bbsv1.WatchClient) error {
+	heard, pause := time.Now(), firstPause
 	for {
-		if last > 0 {
-			request.Start = &bbsv1.WatchRequest_AfterRevision{AfterRevision: last}
+		if w.last > 0 {
+			w.request.Start = &bbsv1.WatchRequest_AfterRevision{AfterRevision: w.last}
 		}
-		stream, err := bbsv1.NewWatchClient(conn).Watch(ctx, request)
-		printed := error(nil)
-		err = receive(stream, err, func(message *bbsv1.WatchResponse) error {
-			lastHeard, pause = time.Now(), 100*time.Millisecond
-			var revision uint64
-			revision, printed = a.printMessage(p, message)
-			last = max(last, revision)
-			return printed
+		w.seen = 0
+		stream, err := client.Watch(ctx, w.request)
+		var failed error // of our own output
+		err = follow(stream, err, func(message *bbsv1.WatchResponse) error {
+			heard, pause = time.Now(), firstPause
+			failed = w.take(message)
+			return failed
 		})
 		switch {
-		case printed != nil:
-			return printed
+		case failed != nil:
+			return failed
 		case ctx.Err() != nil:
-			return ctx.Err()
-		case err == nil:
-			return nil
-		case a.flags.limit > 0 && time.Since(lastHeard) > a.flags.limit:
+			return context.Cause(ctx)
+		case err == nil || !passing(err), time.Since(heard) > w.app.flags.requestTime():
 			return err
 		}
 		timer := time.NewTimer(pause)
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
-			pause = min(2*pause, 2*time.Second)
+			pause = min(2*pause, maxPause)
 		}
 		timer.Stop()
 	}
 }
 
-// printMessage returns the revision up to which everything has been printed, or 0.
-func (a *app) printMessage(p *output.Printer[spec.Event], message *bbsv1.WatchResponse) (uint64, error) {
+// passing says whether a stream may work at the next attempt.
+func passing(err error) bool {
+	switch fault.Code(err) { //nolint:exhaustive // the others are refusals
+	case codes.Unavailable, codes.Aborted, codes.Internal, codes.DeadlineExceeded, codes.Canceled, codes.Unknown:
+		return true
+	default:
+		return false
+	}
+}
+
+func (w *watcher) take(message *bbsv1.WatchResponse) error {
 	switch m := message.GetMessage().(type) {
 	case *bbsv1.WatchResponse_SnapshotStart_:
 		if m.SnapshotStart.GetReason() == bbsv1.WatchResponse_REASON_LOG_TRUNCATED {
-			fmt.Fprintf(a.Stderr, "the log no longer holds what came after the revision asked for; events begin after revision %d\n", m.SnapshotStart.GetRevision())
+			w.app.complain(fmt.Errorf("the log no longer holds what came after revision %d; events go on after revision %d", w.last, m.SnapshotStart.GetRevision()))
 		}
 	case *bbsv1.WatchResponse_SnapshotEnd_:
-		return m.SnapshotEnd.GetRevision(), nil
+		w.last = m.SnapshotEnd.GetRevision()
 	case *bbsv1.WatchResponse_Bookmark_:
-		return m.Bookmark.GetRevision(), nil
+		w.last = max(w.last, m.Bookmark.GetRevision())
 	case *bbsv1.WatchResponse_Changes_:
-		for _, event := range m.Changes.GetEvents() {
-			shown, known := spec.EventOf(event)
-			if !known {
-				continue
-			}
-			shown.Revision, shown.At = m.Changes.GetRevision(), m.Changes.GetCommittedAt().AsTime().UnixNano()
-			if err := p.Print(shown); err != nil {
-				return 0, err
-			}
-		}
-		if !m.Changes.GetMore() {
-			return m.Changes.GetRevision(), nil
-		}
+		return w.print(m.Changes)
 	}
-	return 0, nil
+	return nil
+}
+
+func (w *watcher) print(changes *bbsv1.WatchResponse_Changes) error {
+	if changes.GetRevision() != w.part {
+		w.part, w.printed, w.seen = changes.GetRevision(), 0, 0
+	}
+	for _, event := range changes.GetEvents() {
+		w.seen++
+		if w.seen <= w.printed {
+			continue // it was printed before the stream broke
+		}
+		if shown, known := spec.EventOf(event); known {
+			shown.Revision, shown.At = changes.GetRevision(), changes.GetCommittedAt().AsTime().UnixNano()
+			if err := w.printer.Print(shown); err != nil {
+				return err
+			}
+		}
+		w.printed = w.seen
+	}
+	if !changes.GetMore() {
+		w.last, w.part = changes.GetRevision(), 0
+	}
+	return nil
 }

@@ -2,7 +2,10 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -23,6 +26,8 @@ type flags struct {
 	timeout       string
 	outputName    string
 	noHeaders     bool
+	// skipVerify is known only to be refused in words that say why.
+	skipVerify bool
 
 	format output.Format
 	limit  time.Duration
@@ -40,10 +45,12 @@ func (f *flags) register(root *cobra.Command) {
 	set.StringVar(&f.timeout, "timeout", "", "seconds for each request, 0 for no limit; default 10 [CFDOT_TIMEOUT]")
 	set.StringVarP(&f.outputName, "output", "o", "", "json (a document a line), table or wide; default table on a terminal, else json")
 	set.BoolVar(&f.noHeaders, "no-headers", false, "no names above the columns of a table")
+	set.BoolVar(&f.skipVerify, "skipCertVerify", false, "")
+	_ = set.MarkHidden("skipCertVerify") // it is defined one line above
 }
 
 // complete fills what no flag gave from the environment and checks what does not depend on the command.
-func (f *flags) complete(_ *cobra.Command, a *app) error {
+func (f *flags) complete(a *app) error {
 	for name, value := range map[string]*string{
 		"BBS_URL": &f.bbs, "LOCKET_API_LOCATION": &f.locket, "CA_CERT_FILE": &f.ca, "CLIENT_CERT_FILE": &f.cert,
 		"CLIENT_KEY_FILE": &f.key, "CFDOT_TIMEOUT": &f.timeout,
@@ -52,7 +59,10 @@ func (f *flags) complete(_ *cobra.Command, a *app) error {
 			*value = a.Getenv(name)
 		}
 	}
-	f.limit = 10 * time.Second
+	if f.skipVerify {
+		return usage("skipCertVerify: servers are always verified; give their authorities with caCertFile")
+	}
+	f.limit = grpcclient.DefaultTimeout
 	if f.timeout != "" {
 		seconds, err := strconv.Atoi(f.timeout)
 		if err != nil || seconds < 0 {
@@ -73,10 +83,15 @@ func (f *flags) certificates() (*mtls.Source, error) {
 	if f.source != nil {
 		return f.source, nil
 	}
-	for name, value := range map[string]string{"caCertFile": f.ca, "clientCertFile": f.cert, "clientKeyFile": f.key} {
-		if value == "" {
-			return nil, usage("%s must be given: the flags caCertFile, clientCertFile and clientKeyFile, or CA_CERT_FILE, CLIENT_CERT_FILE and CLIENT_KEY_FILE", name)
+	var missing []string
+	for _, file := range []struct{ name, value string }{{"caCertFile", f.ca}, {"clientCertFile", f.cert}, {"clientKeyFile", f.key}} {
+		if file.value == "" {
+			missing = append(missing, file.name)
 		}
+	}
+	if len(missing) > 0 {
+		return nil, usage("certificates are needed, but there is no %s: give the flags caCertFile, clientCertFile and clientKeyFile, or CA_CERT_FILE, CLIENT_CERT_FILE and CLIENT_KEY_FILE",
+			strings.Join(missing, ", no "))
 	}
 	source, err := mtls.Load(mtls.Config{CA: f.ca, Certificate: f.cert, Key: f.key})
 	if err != nil {
@@ -94,14 +109,14 @@ func addresses(name, list string) ([]string, error) {
 	var out []string
 	for item := range strings.SplitSeq(list, ",") {
 		item = strings.TrimSuffix(strings.TrimSpace(item), "/")
-		if strings.HasPrefix(item, "http://") {
+		address, isURL := strings.CutPrefix(item, "https://")
+		if !isURL && strings.Contains(item, "://") {
 			return nil, usage("%s: the scheme must be https, in %q", name, item)
 		}
-		item = strings.TrimPrefix(item, "https://")
-		if !strings.Contains(item, ":") {
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
 			return nil, usage("%s: %q must be HOST:PORT", name, item)
 		}
-		out = append(out, item)
+		out = append(out, address)
 	}
 	return out, nil
 }
@@ -128,7 +143,7 @@ func (f *flags) dial(name, list string, server mtls.Peer, health string) (*grpc.
 		return nil, err
 	}
 	conn, err := grpcclient.Dial(grpcclient.Config{Addresses: hosts}, grpcclient.Options{
-		Source: source, Server: server, HealthService: health, Telemetry: telemetry.Discard(),
+		Source: source, Server: server, HealthService: health, Telemetry: telemetry.Discard(), Timeout: f.requestTime(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dialling %s: %w", strings.Join(hosts, ", "), err)
@@ -136,15 +151,15 @@ func (f *flags) dial(name, list string, server mtls.Peer, health string) (*grpc.
 	return conn, nil
 }
 
-// bounded gives a request its time.
-func (f *flags) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+// requestTime is the time of one unary request.
+func (f *flags) requestTime() time.Duration {
 	if f.limit == 0 {
-		return context.WithCancel(ctx)
+		return 365 * 24 * time.Hour // as good as no limit
 	}
-	return context.WithTimeout(ctx, f.limit)
+	return f.limit
 }
 
-// withBBS runs a command with a connection to the BBS and a bounded context.
+// withBBS runs a command with a connection to the BBS.
 func (a *app) withBBS(run func(ctx context.Context, conn *grpc.ClientConn, args []string) error) func(*cobra.Command, []string) error {
 	return func(command *cobra.Command, args []string) error {
 		conn, err := a.flags.dialBBS()
@@ -152,8 +167,46 @@ func (a *app) withBBS(run func(ctx context.Context, conn *grpc.ClientConn, args 
 			return err
 		}
 		defer func() { _ = conn.Close() }() // nothing is pending
-		ctx, cancel := a.flags.bounded(command.Context())
-		defer cancel()
-		return run(ctx, conn, args)
+		return run(command.Context(), conn, args)
 	}
+}
+
+// list reads a list to its end, chunk by chunk. A list may take long, but not pause for longer than a request may take;
+// the time that take needs does not count.
+func list[T any](ctx context.Context, limit time.Duration, open func(context.Context) (grpc.ServerStreamingClient[T], error), take func(*T) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	patience := time.AfterFunc(limit, func() { cancel(errSilent) })
+	defer patience.Stop()
+	stream, err := open(ctx)
+	for err == nil {
+		var chunk *T
+		if chunk, err = stream.Recv(); err == nil {
+			patience.Stop()
+			err = take(chunk)
+			patience.Reset(limit)
+		}
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		return nil
+	case errors.Is(context.Cause(ctx), errSilent):
+		return errSilent
+	default:
+		return err
+	}
+}
+
+// follow reads a stream that may pause for as long as it likes.
+func follow[T any](stream grpc.ServerStreamingClient[T], err error, take func(*T) error) error {
+	for err == nil {
+		var message *T
+		if message, err = stream.Recv(); err == nil {
+			err = take(message)
+		}
+	}
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"diego.internal/cfdot/internal/output"
@@ -30,9 +31,7 @@ func (a *app) withLocket(run func(ctx context.Context, locket locketv1.LocketCli
 			return err
 		}
 		defer func() { _ = conn.Close() }()
-		ctx, cancel := a.flags.bounded(command.Context())
-		defer cancel()
-		return run(ctx, locketv1.NewLocketClient(conn))
+		return of(serverLocket, run(command.Context(), locketv1.NewLocketClient(conn)))
 	}
 }
 
@@ -48,11 +47,13 @@ func (a *app) claims(name, short string, kind locketv1.ClaimType) *cobra.Command
 	return &cobra.Command{
 		Use: name, Short: short, Args: exactly(),
 		RunE: a.withLocket(func(ctx context.Context, locket locketv1.LocketClient) error {
-			return printAll(printer(a, columns...), func(print func(spec.Resource) error) error {
-				stream, err := locket.FetchAll(ctx, &locketv1.FetchAllRequest{Type: kind})
-				return receive(stream, err, func(chunk *locketv1.FetchAllResponse) error {
+			return printAll(printer(a, columns...), func(show func(spec.Resource) error) error {
+				open := func(ctx context.Context) (grpc.ServerStreamingClient[locketv1.FetchAllResponse], error) {
+					return locket.FetchAll(ctx, &locketv1.FetchAllRequest{Type: kind})
+				}
+				return list(ctx, a.flags.requestTime(), open, func(chunk *locketv1.FetchAllResponse) error {
 					for _, held := range chunk.GetHeld() {
-						if err := print(spec.ResourceOf(held)); err != nil {
+						if err := show(spec.ResourceOf(held)); err != nil {
 							return err
 						}
 					}
@@ -68,7 +69,7 @@ func (a *app) claim(name, short string, kind locketv1.ClaimType) *cobra.Command 
 	var ttl int
 	command := &cobra.Command{Use: name, Short: short, Args: exactly()}
 	command.Flags().StringVarP(&key, "key", "k", "", "the key")
-	command.Flags().StringVarP(&owner, "owner", "o", "", "who claims it")
+	a.ownerFlag(command, &owner, "who claims it")
 	command.Flags().StringVarP(&value, "value", "v", "", "what is published")
 	command.Flags().IntVarP(&ttl, "ttl", "t", 0, "seconds until it expires")
 	command.RunE = func(c *cobra.Command, args []string) error {
@@ -92,7 +93,7 @@ func (a *app) releaseLock() *cobra.Command {
 	var key, owner string
 	command := &cobra.Command{Use: "release-lock", Short: "Give up a lock or a presence for its owner", Args: exactly()}
 	command.Flags().StringVarP(&key, "key", "k", "", "the key")
-	command.Flags().StringVarP(&owner, "owner", "o", "", "who holds it")
+	a.ownerFlag(command, &owner, "who holds it")
 	command.RunE = func(c *cobra.Command, args []string) error {
 		if key == "" || owner == "" {
 			return usage("key and owner must be given")
@@ -103,4 +104,11 @@ func (a *app) releaseLock() *cobra.Command {
 		})(c, args)
 	}
 	return command
+}
+
+// ownerFlag defines -o as scripts know it. Here it is not the short form of --output, for there is nothing to print but an
+// error: an output of the command's own takes the place of the one that all commands have.
+func (a *app) ownerFlag(command *cobra.Command, owner *string, what string) {
+	command.Flags().StringVarP(owner, "owner", "o", "", what)
+	command.Flags().StringVar(&a.flags.outputName, "output", "", "json prints errors as a document")
 }

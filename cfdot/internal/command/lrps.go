@@ -2,9 +2,7 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 
@@ -16,20 +14,6 @@ import (
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
 )
-
-// receive reads a list to its end, chunk by chunk.
-func receive[T any](stream grpc.ServerStreamingClient[T], err error, take func(*T) error) error {
-	for err == nil {
-		var chunk *T
-		if chunk, err = stream.Recv(); err == nil {
-			err = take(chunk)
-		}
-	}
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
-}
 
 func (a *app) lrps() []*cobra.Command {
 	return []*cobra.Command{
@@ -55,13 +39,14 @@ func (a *app) desiredLRPs() *cobra.Command {
 	command := &cobra.Command{Use: "desired-lrps", Short: "List what is wanted", Args: exactly(), Example: "  cfdot desired-lrps -d cf-apps"}
 	command.Flags().StringVarP(&domain, "domain", "d", "", "only this domain")
 	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
-		return printAll(printer(a, a.desiredColumns()...), func(print func(spec.DesiredLRP) error) error {
-			stream, err := bbsv1.NewDesiredLRPsClient(conn).ListDesiredLRPs(ctx, &bbsv1.ListDesiredLRPsRequest{
-				Filter: &bbsv1.DesiredLRPFilter{Domain: domain}, IncludeDefinition: true,
-			})
-			return receive(stream, err, func(chunk *bbsv1.ListDesiredLRPsResponse) error {
+		return printAll(printer(a, a.desiredColumns()...), func(show func(spec.DesiredLRP) error) error {
+			request := &bbsv1.ListDesiredLRPsRequest{Filter: &bbsv1.DesiredLRPFilter{Domain: domain}, IncludeDefinition: true}
+			open := func(ctx context.Context) (grpc.ServerStreamingClient[bbsv1.ListDesiredLRPsResponse], error) {
+				return bbsv1.NewDesiredLRPsClient(conn).ListDesiredLRPs(ctx, request)
+			}
+			return list(ctx, a.flags.requestTime(), open, func(chunk *bbsv1.ListDesiredLRPsResponse) error {
 				for _, lrp := range chunk.GetDesiredLrps() {
-					if err := print(spec.DesiredLRPOf(lrp)); err != nil {
+					if err := show(spec.DesiredLRPOf(lrp)); err != nil {
 						return err
 					}
 				}
@@ -99,11 +84,14 @@ func (a *app) schedulingInfos() *cobra.Command {
 		{Name: "ROOTFS", Cell: func(i spec.SchedulingInfo) string { return i.RootFS }},
 	}
 	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
-		return printAll(printer(a, columns...), func(print func(spec.SchedulingInfo) error) error {
-			stream, err := bbsv1.NewDesiredLRPsClient(conn).ListSchedulingInfos(ctx, &bbsv1.ListSchedulingInfosRequest{Filter: &bbsv1.DesiredLRPFilter{Domain: domain}})
-			return receive(stream, err, func(chunk *bbsv1.ListSchedulingInfosResponse) error {
+		return printAll(printer(a, columns...), func(show func(spec.SchedulingInfo) error) error {
+			request := &bbsv1.ListSchedulingInfosRequest{Filter: &bbsv1.DesiredLRPFilter{Domain: domain}}
+			open := func(ctx context.Context) (grpc.ServerStreamingClient[bbsv1.ListSchedulingInfosResponse], error) {
+				return bbsv1.NewDesiredLRPsClient(conn).ListSchedulingInfos(ctx, request)
+			}
+			return list(ctx, a.flags.requestTime(), open, func(chunk *bbsv1.ListSchedulingInfosResponse) error {
 				for _, info := range chunk.GetSchedulingInfos() {
-					if err := print(spec.SchedulingInfoOf(info)); err != nil {
+					if err := show(spec.SchedulingInfoOf(info)); err != nil {
 						return err
 					}
 				}
@@ -258,7 +246,7 @@ func (a *app) actualLRPs() *cobra.Command {
 			if index < 0 || index > 1<<31-1 {
 				return usage("index must be at least 0, is %d", index)
 			}
-			number := int32(index) //nolint:gosec // bounded above
+			number := int32(index)
 			request.Index = &number
 		}
 		for _, name := range states {
@@ -269,17 +257,19 @@ func (a *app) actualLRPs() *cobra.Command {
 			request.States = append(request.States, workloadv1.ActualLRPState(state))
 		}
 		return a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
-			return printAll(printer(a, a.actualColumns()...), func(print func(spec.ActualLRP) error) error {
-				return eachActual(ctx, conn, request, print)
+			return printAll(printer(a, a.actualColumns()...), func(show func(spec.ActualLRP) error) error {
+				return a.eachActual(ctx, conn, request, show)
 			})
 		})(c, args)
 	}
 	return command
 }
 
-func eachActual(ctx context.Context, conn *grpc.ClientConn, request *bbsv1.ListActualLRPsRequest, take func(spec.ActualLRP) error) error {
-	stream, err := bbsv1.NewActualLRPsClient(conn).ListActualLRPs(ctx, request)
-	return receive(stream, err, func(chunk *bbsv1.ListActualLRPsResponse) error {
+func (a *app) eachActual(ctx context.Context, conn *grpc.ClientConn, request *bbsv1.ListActualLRPsRequest, take func(spec.ActualLRP) error) error {
+	open := func(ctx context.Context) (grpc.ServerStreamingClient[bbsv1.ListActualLRPsResponse], error) {
+		return bbsv1.NewActualLRPsClient(conn).ListActualLRPs(ctx, request)
+	}
+	return list(ctx, a.flags.requestTime(), open, func(chunk *bbsv1.ListActualLRPsResponse) error {
 		for _, lrp := range chunk.GetActualLrps() {
 			if err := take(spec.ActualLRPOf(lrp)); err != nil {
 				return err
@@ -298,7 +288,7 @@ func (a *app) retireActualLRP() *cobra.Command {
 				return usage("INDEX must be a number of at least 0, not %q", args[1])
 			}
 			return a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
-				_, err := bbsv1.NewActualLRPsClient(conn).RetireActualLRP(ctx, &bbsv1.RetireActualLRPRequest{ProcessGuid: args[0], Index: int32(index)})
+				_, err := bbsv1.NewActualLRPsClient(conn).RetireActualLRP(ctx, &bbsv1.RetireActualLRPRequest{ProcessGuid: args[0], Index: int32(index)}) //nolint:gosec // parsed as 32 bits
 				return err
 			})(c, args)
 		},

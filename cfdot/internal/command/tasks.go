@@ -44,11 +44,14 @@ func (a *app) tasks() *cobra.Command {
 	command.Flags().StringVarP(&domain, "domain", "d", "", "only this domain")
 	command.Flags().StringVarP(&cell, "cell-id", "c", "", "only on this cell")
 	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
-		return printAll(printer(a, a.taskColumns()...), func(print func(spec.Task) error) error {
-			stream, err := bbsv1.NewTasksClient(conn).ListTasks(ctx, &bbsv1.ListTasksRequest{Domain: domain, CellId: cell, IncludeDefinition: a.flags.format == output.JSON})
-			return receive(stream, err, func(chunk *bbsv1.ListTasksResponse) error {
+		return printAll(printer(a, a.taskColumns()...), func(show func(spec.Task) error) error {
+			request := &bbsv1.ListTasksRequest{Domain: domain, CellId: cell, IncludeDefinition: a.flags.format == output.JSON}
+			open := func(ctx context.Context) (grpc.ServerStreamingClient[bbsv1.ListTasksResponse], error) {
+				return bbsv1.NewTasksClient(conn).ListTasks(ctx, request)
+			}
+			return list(ctx, a.flags.requestTime(), open, func(chunk *bbsv1.ListTasksResponse) error {
 				for _, task := range chunk.GetTasks() {
-					if err := print(spec.TaskOf(task)); err != nil {
+					if err := show(spec.TaskOf(task)); err != nil {
 						return err
 					}
 				}

@@ -79,7 +79,7 @@ func New[T any](o Options, columns ...Column[T]) *Printer[T] {
 // Print prints one record. JSON is written at once.
 func (p *Printer[T]) Print(record T) error {
 	if p.format == JSON {
-		return broken(p.encoder.Encode(record))
+		return p.encoder.Encode(record)
 	}
 	row := make([]string, 0, len(p.columns))
 	for _, column := range p.columns {
@@ -103,12 +103,16 @@ func (p *Printer[T]) Close() error {
 		for _, column := range p.columns {
 			names = append(names, column.Name)
 		}
-		fmt.Fprintln(writer, strings.Join(names, "\t"))
+		if _, err := fmt.Fprintln(writer, strings.Join(names, "\t")); err != nil {
+			return err
+		}
 	}
 	for _, row := range p.rows {
-		fmt.Fprintln(writer, strings.Join(row, "\t"))
+		if _, err := fmt.Fprintln(writer, strings.Join(row, "\t")); err != nil {
+			return err
+		}
 	}
-	return broken(writer.Flush())
+	return writer.Flush()
 }
 
 // cut shortens the longest column again and again until the table fits, but none below minColumn.
@@ -166,11 +170,17 @@ func printable(text string) string {
 // ErrClosed says that nobody reads the output any more, as when it was piped into head.
 var ErrClosed = errors.New("the output was closed")
 
-func broken(err error) error {
+// Writer passes on what is written and tells ErrClosed when the reader has gone away. Every writing to standard output goes
+// through one, so that no command has to think of it.
+type Writer struct{ Out io.Writer }
+
+// Write implements io.Writer.
+func (w Writer) Write(text []byte) (int, error) {
+	n, err := w.Out.Write(text)
 	if errors.Is(err, syscall.EPIPE) {
-		return ErrClosed
+		err = ErrClosed
 	}
-	return err
+	return n, err
 }
 
 // Age is the time since a moment in nanoseconds since 1970, as people say it; empty for 0.

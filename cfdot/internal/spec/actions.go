@@ -233,7 +233,7 @@ func runOf(r *workloadv1.RunAction) *RunAction {
 		Path: r.GetPath(), Args: r.GetArgs(), Dir: r.GetDir(), Env: environmentOf(r.GetEnv()), User: r.GetUser(),
 		LogSource: r.GetLogSource(), SuppressLogOutput: r.GetSuppressLogOutput(),
 	}
-	if limits := r.GetResourceLimits(); limits != nil && limits.Nofile != nil { //nolint:protogetter // presence matters
+	if limits := r.GetResourceLimits(); limits != nil && limits.Nofile != nil {
 		nofile := limits.GetNofile()
 		out.ResourceLimits = &ResourceLimits{Nofile: &nofile}
 	}

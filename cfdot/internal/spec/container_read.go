@@ -15,7 +15,7 @@ func containerOf(c *workloadv1.ContainerSpec, tags map[string]*workloadv1.Metric
 		LogGUID: c.GetLog().GetGuid(), LogSource: c.GetLog().GetSource(), LegacyDownloadUser: c.GetLegacyDownloadUser(),
 		TrustedSystemCertificatesPath: c.GetTrustedSystemCertificatesPath(), PlacementTags: c.GetPlacementTags(), MetricTags: tagsOf(tags),
 	}
-	if log := c.GetLog(); log != nil && log.RateLimitBytesPerSecond != nil { //nolint:protogetter // presence matters
+	if log := c.GetLog(); log != nil && log.RateLimitBytesPerSecond != nil {
 		out.LogRateLimit = &LogRateLimit{BytesPerSecond: log.GetRateLimitBytesPerSecond()}
 	}
 	if properties := c.GetNetworkProperties(); len(properties) > 0 {

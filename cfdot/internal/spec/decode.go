@@ -1,11 +1,10 @@
 package spec
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"reflect"
 	"strings"
 )
 
@@ -18,12 +17,14 @@ func (e *Error) Error() string { return strings.Join(e.Problems, "\n") }
 type problems struct{ list []string }
 
 func (p *problems) add(field, format string, args ...any) {
+	if field == "" {
+		field = "the document"
+	}
 	p.list = append(p.list, field+": "+fmt.Sprintf(format, args...))
 }
 
 func (p *problems) take(prefix string, err error) {
-	var other *Error
-	if errors.As(err, &other) {
+	if other, ok := errors.AsType[*Error](err); ok {
 		for _, problem := range other.Problems {
 			p.list = append(p.list, prefix+problem)
 		}
@@ -51,27 +52,17 @@ func (p *problems) enum(field, prefix, name string, values map[string]int32) int
 
 func at(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }
 
-// decode reads one JSON document with known names only.
+// decode reads one JSON document. The error is an *Error with everything that does not fit.
 func decode(text []byte, into any) error {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
-		return &Error{Problems: []string{readable(err)}}
+	var p problems
+	if err := check(string(text), reflect.TypeOf(into).Elem(), &p); err != nil {
+		return err
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return &Error{Problems: []string{"something follows the document"}}
+	if err := p.err(); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return &Error{Problems: []string{err.Error()}}
 	}
 	return nil
-}
-
-func readable(err error) string {
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
-		return fmt.Sprintf("not JSON, at byte %d: %v", syntax.Offset, syntax)
-	}
-	var kind *json.UnmarshalTypeError
-	if errors.As(err, &kind) {
-		return fmt.Sprintf("%s: must be %s, is a JSON %s", kind.Field, kind.Type, kind.Value)
-	}
-	return strings.TrimPrefix(err.Error(), "json: ")
 }

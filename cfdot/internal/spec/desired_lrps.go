@@ -165,7 +165,6 @@ func policyOf(c *workloadv1.CrashRestartPolicy) *CrashRestartPolicy {
 	if c == nil {
 		return nil
 	}
-	//nolint:protogetter // presence matters
 	return &CrashRestartPolicy{
 		NumberOfImmediateRestarts: c.NumberOfImmediateRestarts, MaxSecondsBetweenRestarts: c.MaxSecondsBetweenRestarts, MaxRestartAttempts: c.MaxRestartAttempts,
 	}

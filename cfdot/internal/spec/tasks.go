@@ -1,6 +1,8 @@
 package spec
 
 import (
+	"reflect"
+
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
 )
@@ -47,13 +49,8 @@ func ParseTask(text []byte) (*bbsv1.DesireTaskRequest, error) {
 	if err := decode(text, &in); err != nil {
 		return nil, err
 	}
-	definition := &in.TaskDefinition
-	for _, nested := range []*TaskDefinition{in.OtherDefinition, in.Definition} {
-		if nested != nil {
-			definition = nested
-		}
-	}
 	var p problems
+	definition := in.definition(&p)
 	container, err := definition.message()
 	p.take("", err)
 	out := &bbsv1.DesireTaskRequest{
@@ -65,6 +62,24 @@ func ParseTask(text []byte) (*bbsv1.DesireTaskRequest, error) {
 		},
 	}
 	return out, p.err()
+}
+
+// definition is where the request has it. Members beside a definition of its own would be ignored, so they are refused.
+func (r *taskRequest) definition(p *problems) *TaskDefinition {
+	var found []*TaskDefinition
+	for _, d := range []*TaskDefinition{r.Definition, r.OtherDefinition, &r.TaskDefinition} {
+		if d != nil && !reflect.ValueOf(*d).IsZero() {
+			found = append(found, d)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return &TaskDefinition{}
+	case 1:
+	default:
+		p.add("task_definition", "must be given once: as task_definition, as definition, or by members beside the others")
+	}
+	return found[0]
 }
 
 // TaskOf shows a task.
