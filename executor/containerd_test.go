@@ -81,6 +81,7 @@ func newMachine(t *testing.T) *machine {
 		m.stop()
 		m.open()
 		require.NoError(t, Clean(context.Background(), m.cfg))
+		require.NoError(t, m.backend.Clean(context.Background()))
 		require.NoError(t, m.backend.Close())
 	})
 	return m

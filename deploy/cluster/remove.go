@@ -133,9 +133,11 @@ func (r *ran) clean(ctx context.Context, folder, bin string) error {
 		if _, err := os.Stat(r.Containerd[i]); err != nil {
 			continue
 		}
+		// Containers, and an engine that survived its launcher, first: what is left then is only on disk and in the kernel.
+		problems = append(problems, privatedaemon.Sweep(r.Containerd[i]))
 		daemon, err := privatedaemon.Start(ctx, r.Containerd[i])
 		if err != nil {
-			problems = append(problems, err, privatedaemon.Sweep(r.Containerd[i]))
+			problems = append(problems, err)
 			continue
 		}
 		problems = append(problems, runClean(ctx, bin, filepath.Join(folder, "config", cell+".yml")), daemon.Stop())

@@ -200,8 +200,8 @@ func (d *Daemon) Stop() error {
 
 func (d *Daemon) stateFolder() string { return filepath.Join(d.folder, "state") }
 
-// Sweep kills what a daemon of this folder that is gone has left behind (shims and the containers below them) and
-// unmounts what is mounted below the folder. It may be repeated and finds nothing the second time.
+// Sweep kills a daemon of this folder that lost its launcher, and what it or an earlier one has left behind (shims and the
+// containers below them), and unmounts what is mounted below the folder. It may be repeated and finds nothing the second time.
 func Sweep(folder string) error {
 	folder, err := filepath.Abs(folder)
 	if err != nil {

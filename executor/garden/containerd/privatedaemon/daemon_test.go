@@ -39,7 +39,7 @@ func TestStopSweeps(t *testing.T) {
 
 	shims, err := processesOf(filepath.Join(folder, "d"))
 	require.NoError(t, err)
-	require.Len(t, shims, 2, "the shim and its container")
+	require.Len(t, shims, 3, "the daemon, the shim and its container")
 	var traces []string
 	for _, shim := range shims {
 		traces = append(traces, shim.traces...)

@@ -32,7 +32,8 @@ const (
 	shimSockets = "/run/containerd/s"
 )
 
-// processesOf finds the shims whose command line or socket names the folder, with all their descendants.
+// processesOf finds the shims whose command line or socket names the folder, with all their descendants, and a daemon whose
+// launcher is gone.
 func processesOf(folder string) ([]orphan, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -48,7 +49,7 @@ func processesOf(folder string) ([]orphan, error) {
 		if parent, ok := parentOf(pid); ok {
 			children[parent] = append(children[parent], pid)
 		}
-		if isShimOf(pid, folder) {
+		if isEngineOf(pid, folder) {
 			shims = append(shims, pid)
 		}
 	}
@@ -62,14 +63,14 @@ func processesOf(folder string) ([]orphan, error) {
 	return found, nil
 }
 
-// isShimOf recognises containerd's shims and their publishers by the address of the daemon in their command line.
-func isShimOf(pid int, folder string) bool {
+// isEngineOf recognises containerd itself, its shims and their publishers by the folder in their command line.
+func isEngineOf(pid int, folder string) bool {
 	commandLine, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	if err != nil {
 		return false
 	}
 	program, _, _ := bytes.Cut(commandLine, []byte{0})
-	return strings.HasPrefix(filepath.Base(string(program)), "containerd-shim") && refersTo(commandLine, folder)
+	return strings.HasPrefix(filepath.Base(string(program)), "containerd") && refersTo(commandLine, folder)
 }
 
 // parentOf reads the fourth field of stat; the second, the name, may hold anything but ends at the last parenthesis.
