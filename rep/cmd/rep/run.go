@@ -30,7 +30,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	tel, err := telemetry.New("rep", cfg.Config)
+	tel, err := telemetry.New("rep", cfg.Config) //nolint:contextcheck // opens a listener, which outlives ctx
 	if err != nil {
 		return fmt.Errorf("setting up telemetry: %w", err)
 	}
@@ -74,6 +74,7 @@ func run(ctx context.Context, args []string) error {
 	group.Go(func() error { return tel.Run(ctx) })
 	group.Go(func() error { return evacuateOnSignal(ctx, self) })
 	group.Go(func() error { return self.Run(ctx) })
+	//nolint:contextcheck // one log line
 	tel.Started(slog.String("cell_id", cfg.Cell.ID), slog.String("zone", cfg.Cell.Zone), slog.String("grpc", self.Addr()), slog.String("config", config.Digest(args)))
 	if err := group.Wait(); err != nil && !errors.Is(err, cell.ErrEvacuated) {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -48,6 +49,18 @@ func TestMissingCertificateIsAnError(t *testing.T) {
 	p.cfg["cells"].(map[string]any)["count"] = 3
 	err := run(t.Context(), []string{"-config", p.configuration()})
 	require.ErrorContains(t, err, "cell-2.crt")
+}
+
+func TestCertificateOfAnotherCellIsRefused(t *testing.T) {
+	t.Parallel()
+	p := newPeers(t, 2)
+	folder := p.cfg["certificates"].(map[string]any)["folder"].(string)
+	for _, ending := range []string{".crt", ".key"} {
+		require.NoError(t, os.Rename(filepath.Join(folder, "cell-0"+ending), filepath.Join(folder, "cell-1"+ending)))
+	}
+	p.cfg["cells"] = map[string]any{"count": 1, "first": 1}
+	err := run(t.Context(), []string{"-config", p.configuration()})
+	require.ErrorContains(t, err, `opening cell "cell-1": its certificate is for`)
 }
 
 func TestMachinesHaveNetworksOfTheirOwn(t *testing.T) {

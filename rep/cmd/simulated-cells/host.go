@@ -113,7 +113,7 @@ func (h *host) once(ctx context.Context, cfg cell.Config) error {
 	self, err := cell.New(ctx, cfg)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the start was cut off by our own end
+			return nil // the start was cut off by our own end
 		}
 		return err
 	}
@@ -124,14 +124,15 @@ func (h *host) once(ctx context.Context, cfg cell.Config) error {
 
 // machine makes networks that no other cell has, because routers tell endpoints apart by address.
 func (h *host) machine(index int) simulated.Config {
+	high, low := byte(index/256), byte(index%256) //nolint:gosec // below maxCells
 	return simulated.Config{
 		Capacity: garden.Capacity{
 			MemoryInBytes: uint64(h.cfg.Cells.MemoryMB) * mebibyte, //nolint:gosec // positive, see Validate
 			DiskInBytes:   uint64(h.cfg.Cells.DiskMB) * mebibyte,   //nolint:gosec // as above
 			MaxContainers: h.cfg.Cells.Containers + 1,              // the executor keeps one for checks of the engine
 		},
-		ExternalIP: netip.AddrFrom4([4]byte{100, 64, byte(index >> 8), byte(index)}).String(),
-		Network:    netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(index >> 4), byte(index << 4), 0}), 20),
+		ExternalIP: netip.AddrFrom4([4]byte{100, 64, high, low}).String(),
+		Network:    netip.PrefixFrom(netip.AddrFrom4([4]byte{10, high<<4 | low>>4, low << 4, 0}), 20),
 		OnCreate:   h.cfg.Behaviour.create,
 		OnRun:      h.cfg.Behaviour.run,
 	}

@@ -198,14 +198,14 @@ type fakeLocket struct {
 }
 
 // presences returns the records of the cells that are present, by id, as the address of each.
-func (l *fakeLocket) presences(t testing.TB) map[string]presence {
-	t.Helper()
+func (l *fakeLocket) presences(tb testing.TB) map[string]presence {
+	tb.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := map[string]presence{}
 	for key, held := range l.held {
 		var value presence
-		require.NoError(t, json.Unmarshal([]byte(held.GetClaim().GetValue()), &value))
+		require.NoError(tb, json.Unmarshal([]byte(held.GetClaim().GetValue()), &value))
 		out[key] = value
 	}
 	return out
@@ -247,7 +247,7 @@ func (l *fakeLocket) Release(_ context.Context, req *locketv1.ReleaseRequest) (*
 
 // peers are everything around the process under test.
 type peers struct {
-	t      testing.TB
+	tb     testing.TB
 	ca     *mtlstest.Authority
 	bbs    *fakeBBS
 	locket *fakeLocket
@@ -255,14 +255,14 @@ type peers struct {
 }
 
 // newPeers starts a BBS and a locket, and makes certificates for count cells.
-func newPeers(t testing.TB, count int) *peers {
-	t.Helper()
+func newPeers(tb testing.TB, count int) *peers {
+	tb.Helper()
 	p := &peers{
-		t: t, ca: mtlstest.NewAuthority(t),
+		tb: tb, ca: mtlstest.NewAuthority(tb),
 		bbs:    &fakeBBS{lrps: map[string]*workloadv1.ActualLRP{}, tasks: map[string]*workloadv1.Task{}},
 		locket: &fakeLocket{held: map[string]*locketv1.Held{}},
 	}
-	folder := t.TempDir()
+	folder := tb.TempDir()
 	cells := CellsConfig{IDPrefix: "cell-", Zones: []string{"z1"}}
 	for i := range count {
 		id := cells.describe(i).ID
@@ -287,46 +287,46 @@ func newPeers(t testing.TB, count int) *peers {
 		"certificates": map[string]any{"ca": filepath.Join(folder, "ca.crt"), "folder": folder},
 		"bbs":          map[string]any{"addresses": []string{bbs}},
 		"locket":       map[string]any{"addresses": []string{locket}},
-		"executor":     map[string]any{"state_dir": t.TempDir()},
+		"executor":     map[string]any{"state_dir": tb.TempDir()},
 	}
 	return p
 }
 
 func (p *peers) serve(role, health string, allow grpcserver.Table, register func(grpc.ServiceRegistrar)) string {
-	p.t.Helper()
+	p.tb.Helper()
 	server, err := grpcserver.New(grpcserver.Options{
 		Source: p.ca.Source(mtls.Identity{Role: role}), Allow: allow, Telemetry: telemetry.Discard(), Listen: "127.0.0.1:0",
 	})
-	require.NoError(p.t, err)
+	require.NoError(p.tb, err)
 	register(server.GRPC())
 	server.SetServing(health, true)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
-	p.t.Cleanup(func() {
+	p.tb.Cleanup(func() {
 		cancel()
-		require.NoError(p.t, <-done)
+		require.NoError(p.tb, <-done)
 	})
 	return server.Addr()
 }
 
 // configuration writes the file. JSON is YAML.
 func (p *peers) configuration() string {
-	p.t.Helper()
+	p.tb.Helper()
 	text, err := json.Marshal(p.cfg)
-	require.NoError(p.t, err)
-	file := filepath.Join(p.t.TempDir(), "simulated-cells.yml")
-	require.NoError(p.t, os.WriteFile(file, text, 0o600))
+	require.NoError(p.tb, err)
+	file := filepath.Join(p.tb.TempDir(), "simulated-cells.yml")
+	require.NoError(p.tb, os.WriteFile(file, text, 0o600))
 	return file
 }
 
 // dial connects to a cell as a peer of that role.
 func (p *peers) dial(role, cellID, address string) *grpc.ClientConn {
-	p.t.Helper()
+	p.tb.Helper()
 	conn, err := grpcclient.Dial(grpcclient.Config{Addresses: []string{address}}, grpcclient.Options{
 		Source: p.ca.Source(mtls.Identity{Role: role, Name: "test"}), Server: mtls.Peer{Role: mtls.RoleCell, Name: cellID}, HealthService: "rep.v1",
 	})
-	require.NoError(p.t, err)
-	p.t.Cleanup(func() { require.NoError(p.t, conn.Close()) })
+	require.NoError(p.tb, err)
+	p.tb.Cleanup(func() { require.NoError(p.tb, conn.Close()) })
 	return conn
 }

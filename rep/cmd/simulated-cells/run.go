@@ -21,7 +21,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	tel, err := telemetry.New("simulated-cells", cfg.Config)
+	tel, err := telemetry.New("simulated-cells", cfg.Config) //nolint:contextcheck // opens a listener, which outlives ctx
 	if err != nil {
 		return fmt.Errorf("setting up telemetry: %w", err)
 	}
@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		return errEmptied
 	})
-	tel.Started(slog.Int("cells", cfg.Cells.Count), slog.String("config", config.Digest(args)))
+	tel.Started(slog.Int("cells", cfg.Cells.Count), slog.String("config", config.Digest(args))) //nolint:contextcheck // one log line
 	if err := group.Wait(); err != nil && !errors.Is(err, errEmptied) {
 		return err
 	}

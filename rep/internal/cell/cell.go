@@ -81,19 +81,17 @@ func New(ctx context.Context, cfg Config) (*Cell, error) {
 	}
 	c := &Cell{cfg: cfg, log: cfg.Telemetry.Log}
 	cfg.Executor.CellID, cfg.Executor.Engine, cfg.Executor.Log = cfg.Description.ID, cfg.Engine, c.log
-	var err error
+	rounds, err := roundDuration(cfg.Telemetry.Registry)
+	if err != nil {
+		return nil, err
+	}
 	if c.exec, err = executor.Open(ctx, cfg.Executor); err != nil {
 		return nil, fmt.Errorf("opening the executor: %w", err)
 	}
-	c.server, err = grpcserver.New(grpcserver.Options{Source: cfg.Source, Allow: allow, Telemetry: cfg.Telemetry, Listen: cfg.Listen})
+	c.server, err = grpcserver.New(grpcserver.Options{Source: cfg.Source, Allow: allow, Telemetry: cfg.Telemetry, Listen: cfg.Listen}) //nolint:contextcheck // opens a listener, which outlives ctx
 	if err != nil {
 		c.exec.Close()
 		return nil, fmt.Errorf("listening: %w", err)
-	}
-	rounds, err := roundDuration(cfg.Telemetry.Registry)
-	if err != nil {
-		c.exec.Close()
-		return nil, err
 	}
 	c.self = describe(cfg, c.server.Addr())
 	c.assemble(rounds)
