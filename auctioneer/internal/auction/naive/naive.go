@@ -243,18 +243,19 @@ func (n *Auction) mismatch(it *auction.Item, furthest int) string {
 	case 1:
 		return fmt.Sprintf("found no compatible cell with placement tag %q", tags[0])
 	}
-	text := "found no compatible cell with placement tags "
+	var text strings.Builder
+	text.WriteString("found no compatible cell with placement tags ")
 	for i, t := range tags {
 		switch {
 		case i == 0:
 		case i == len(tags)-1:
-			text += " and "
+			text.WriteString(" and ")
 		default:
-			text += ", "
+			text.WriteString(", ")
 		}
-		text += fmt.Sprintf("%q", t)
+		fmt.Fprintf(&text, "%q", t)
 	}
-	return text
+	return text.String()
 }
 
 // bestOf returns the takers within rounding of the best score; for an instance, only
