@@ -106,13 +106,10 @@ func New(o Options) (*Server, error) {
 	if o.Telemetry == nil {
 		o.Telemetry = telemetry.Discard()
 	}
-	valid, err := protovalidate.New()
-	if err != nil {
-		return nil, fmt.Errorf("making the request validator: %w", err)
-	}
 	s := &Server{
-		health: health.NewServer(), tel: o.Telemetry, allow: o.Allow, valid: valid, serving: map[string]bool{},
+		health: health.NewServer(), tel: o.Telemetry, allow: o.Allow, valid: protovalidate.GlobalValidator, serving: map[string]bool{},
 	}
+	var err error
 	if s.metrics, err = newMetrics(o.Telemetry.Registry); err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	tel, err := telemetry.New("locket", cfg.Config)
+	tel, err := telemetry.New("locket", cfg.Config) //nolint:contextcheck // opens a listener, which outlives ctx
 	if err != nil {
 		return fmt.Errorf("setting up telemetry: %w", err)
 	}
@@ -41,7 +41,7 @@ func run(ctx context.Context, args []string) error {
 	}
 
 	st := store.New(store.Config{Pool: pool, Log: tel.Log, Metrics: tel.Registry})
-	server, err := grpcserver.New(grpcserver.Options{
+	server, err := grpcserver.New(grpcserver.Options{ //nolint:contextcheck // opens a listener, which outlives ctx
 		Source: source, Allow: api.Access(), Telemetry: tel, Listen: cfg.GRPC.Listen,
 	})
 	if err != nil {
@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string) error {
 			"in_use": stat.AcquiredConns(), "limit": stat.MaxConns(),
 		}, st.Healthy()
 	})
-	tel.Started(slog.String("config_digest", config.Digest(args)))
+	tel.Started(slog.String("config_digest", config.Digest(args))) //nolint:contextcheck // one log line
 
 	// The store stops last: calls that the server lets finish still need it.
 	keepCtx, stopKeeping := context.WithCancel(context.WithoutCancel(ctx))

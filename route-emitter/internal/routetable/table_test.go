@@ -199,15 +199,15 @@ func TestTableSwap(t *testing.T) {
 		want      []string
 		size      int
 	}{
-		"the same content sends nothing":                          {build(routes("a"), endpoint(0)), build(routes("a"), endpoint(0)), fresh, []string{}, 1},
-		"what is new is registered":                               {build(routes("a"), endpoint(0)), build(routes("a", "b"), endpoint(0), endpoint(1)), fresh, []string{"+a@10.0.0.1:61000", "+b@10.0.0.0:61000", "+b@10.0.0.1:61000"}, 4},
-		"what is gone is unregistered":                            {build(routes("a", "b"), endpoint(0), endpoint(1)), build(routes("a"), endpoint(0)), fresh, []string{"-a@10.0.0.1:61000", "-b@10.0.0.0:61000", "-b@10.0.0.1:61000"}, 1},
-		"a process that is gone from a fresh domain":              {build(routes("a"), endpoint(0)), build(endpoint(0)), fresh, []string{"-a@10.0.0.0:61000"}, 0},
-		"a process that is gone from a domain that is not fresh":  {build(routes("a"), endpoint(0)), build(endpoint(0)), stale, []string{}, 1},
-		"an endpoint that is gone, the domain not being fresh":    {build(routes("a"), endpoint(0), endpoint(1)), build(endpoint(1)), stale, []string{"-a@10.0.0.0:61000"}, 1},
-		"an endpoint that is new, the domain not being fresh":     {build(routes("a")), build(endpoint(1)), stale, []string{"+a@10.0.0.1:61000"}, 1},
-		"a present record counts even if the domain is not fresh": {build(routes("a", "b"), endpoint(0)), build(routes("b"), endpoint(0)), stale, []string{"-a@10.0.0.0:61000"}, 1},
-		"everything gone":                                         {build(routes("a"), endpoint(0)), build(), fresh, []string{"-a@10.0.0.0:61000"}, 0},
+		"the same content sends nothing":                           {build(routes("a"), endpoint(0)), build(routes("a"), endpoint(0)), fresh, []string{}, 1},
+		"what is new is registered":                                {build(routes("a"), endpoint(0)), build(routes("a", "b"), endpoint(0), endpoint(1)), fresh, []string{"+a@10.0.0.1:61000", "+b@10.0.0.0:61000", "+b@10.0.0.1:61000"}, 4},
+		"what is gone is unregistered":                             {build(routes("a", "b"), endpoint(0), endpoint(1)), build(routes("a"), endpoint(0)), fresh, []string{"-a@10.0.0.1:61000", "-b@10.0.0.0:61000", "-b@10.0.0.1:61000"}, 1},
+		"a process that is gone from a fresh domain":               {build(routes("a"), endpoint(0)), build(endpoint(0)), fresh, []string{"-a@10.0.0.0:61000"}, 0},
+		"a process that is gone from a domain that is not fresh":   {build(routes("a"), endpoint(0)), build(endpoint(0)), stale, []string{}, 1},
+		"an endpoint that is gone, the domain not being fresh":     {build(routes("a"), endpoint(0), endpoint(1)), build(endpoint(1)), stale, []string{"-a@10.0.0.0:61000"}, 1},
+		"an endpoint that is new, the domain not being fresh":      {build(routes("a")), build(endpoint(1)), stale, []string{"+a@10.0.0.1:61000"}, 1},
+		"a present record counts even if the domain is not fresh":  {build(routes("a", "b"), endpoint(0)), build(routes("b"), endpoint(0)), stale, []string{"-a@10.0.0.0:61000"}, 1},
+		"everything is gone, and the domain is fresh, so all goes": {build(routes("a"), endpoint(0)), build(), fresh, []string{"-a@10.0.0.0:61000"}, 0},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -76,7 +76,7 @@ func (f *Frontend) Run(ctx context.Context) error {
 		cut()
 		err = server.Close()
 	}
-	_ = <-served // always http.ErrServerClosed now
+	<-served //nolint:errcheck // always http.ErrServerClosed now
 	if err != nil {
 		return fmt.Errorf("closing the http server: %w", err)
 	}

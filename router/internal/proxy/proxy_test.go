@@ -516,7 +516,7 @@ func TestProxyUpgrade(t *testing.T) {
 	_, err := io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: ws.example.com\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n")
 	require.NoError(t, err)
 	in := bufio.NewReader(conn)
-	res, err := http.ReadResponse(in, nil)
+	res, err := http.ReadResponse(in, nil) //nolint:bodyclose // a switched connection has no body
 	require.NoError(t, err)
 	require.Equal(t, http.StatusSwitchingProtocols, res.StatusCode)
 	until := time.After(300 * time.Millisecond)

@@ -172,7 +172,10 @@ func TestProxyHTTP2WithoutTLS(t *testing.T) {
 	})}
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()
-	t.Cleanup(func() { _ = s.Close(); <-done })
+	t.Cleanup(func() {
+		_ = s.Close()
+		require.ErrorIs(t, <-done, http.ErrServerClosed)
+	})
 	r := newRig(t, nil)
 	r.register("app.example.com", l.Addr().String(), func(e *registry.Endpoint) { e.Protocol = registry.ProtocolHTTP2 })
 	res, body := r.do(http.MethodGet, nil)
