@@ -1,10 +1,10 @@
 package spec
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"reflect"
 	"strconv"
@@ -18,7 +18,7 @@ type checker struct {
 	problems *problems
 }
 
-// value checks the next value. It returns an error only when the text is no JSON.
+// value checks the next value. It returns an error only when the text is no JSON, which was looked at before.
 func (c *checker) value(path string, t reflect.Type) error {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -184,26 +184,17 @@ func join(path, name string) string {
 	return path + "." + name
 }
 
-// check notes what does not fit into t. It returns an *Error for what is no single JSON object.
-func check(text string, t reflect.Type, p *problems) error {
-	decoder := json.NewDecoder(strings.NewReader(text))
+// check notes what does not fit into t. It returns an *Error for what is no single JSON value.
+func check(text []byte, t reflect.Type, p *problems) error {
+	if err := json.Unmarshal(text, new(json.RawMessage)); err != nil {
+		problem := fmt.Sprintf("not JSON: %v", err)
+		if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+			problem = fmt.Sprintf("not JSON, at byte %d: %v", syntax.Offset, err)
+		}
+		return &Error{Problems: []string{problem}}
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber()
 	c := &checker{decoder: decoder, problems: p}
-	if err := c.value("", t); err != nil {
-		return &Error{Problems: []string{notJSON(err, decoder.InputOffset())}}
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return &Error{Problems: []string{"something follows the document"}}
-	}
-	return nil
-}
-
-func notJSON(err error, offset int64) string {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return "not JSON: it ends too early"
-	}
-	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		offset = syntax.Offset
-	}
-	return fmt.Sprintf("not JSON, at byte %d: %v", offset, err)
+	return c.value("", t)
 }

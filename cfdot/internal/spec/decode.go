@@ -55,7 +55,7 @@ func at(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }
 // decode reads one JSON document. The error is an *Error with everything that does not fit.
 func decode(text []byte, into any) error {
 	var p problems
-	if err := check(string(text), reflect.TypeOf(into).Elem(), &p); err != nil {
+	if err := check(text, reflect.TypeOf(into).Elem(), &p); err != nil {
 		return err
 	}
 	if err := p.err(); err != nil {

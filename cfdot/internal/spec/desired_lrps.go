@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 
@@ -19,6 +20,15 @@ type DesiredLRP struct {
 	UpdateStrategy     string                     `json:"update_strategy,omitempty"`
 	CrashRestartPolicy *CrashRestartPolicy        `json:"crash_restart_policy,omitempty"`
 
+	LRPDefinition
+
+	ModificationTag *ModificationTag `json:"modification_tag,omitempty"`
+	CreatedAt       int64            `json:"created_at,omitempty"`
+	UpdatedAt       int64            `json:"updated_at,omitempty"`
+}
+
+// LRPDefinition is what an instance is made from.
+type LRPDefinition struct {
 	Container
 	DefinitionID       string           `json:"definition_id,omitempty"`
 	Setup              *Action          `json:"setup,omitempty"`
@@ -32,10 +42,6 @@ type DesiredLRP struct {
 	HealthyMS          *int64           `json:"healthy_check_interval_ms,omitempty"`
 	Ports              []uint32         `json:"ports,omitempty"`
 	Sidecars           []Sidecar        `json:"sidecars,omitempty"`
-
-	ModificationTag *ModificationTag `json:"modification_tag,omitempty"`
-	CreatedAt       int64            `json:"created_at,omitempty"`
-	UpdatedAt       int64            `json:"updated_at,omitempty"`
 }
 
 // CrashRestartPolicy overrides that of the domain.
@@ -94,23 +100,23 @@ func ParseDesiredLRP(text []byte) (*workloadv1.DesiredLRP, error) {
 		return nil, err
 	}
 	var p problems
-	definition := in.definition(&p)
 	out := &workloadv1.DesiredLRP{
 		ProcessGuid: in.ProcessGUID, Domain: in.Domain, Instances: in.Instances, Annotation: in.Annotation, Routes: routes(in.Routes),
 		MetricTags:     metricTags(&p, in.MetricTags, in.MetricsGUID),
 		UpdateStrategy: workloadv1.UpdateStrategy(p.enum("update_strategy", "UPDATE_STRATEGY_", in.UpdateStrategy, workloadv1.UpdateStrategy_value)),
-		Definition:     definition, CrashRestartPolicy: in.CrashRestartPolicy.message(),
+		Definition:     in.definition(&p, ""), CrashRestartPolicy: in.CrashRestartPolicy.message(),
 	}
 	return out, p.err()
 }
 
-func (l *DesiredLRP) definition(p *problems) *workloadv1.LRPDefinition {
+// definition converts; path is where the document has it, with a dot behind, or empty.
+func (l *LRPDefinition) definition(p *problems, path string) *workloadv1.LRPDefinition {
 	container, err := l.message()
-	p.take("", err)
+	p.take(path, err)
 	out := &workloadv1.LRPDefinition{
 		DefinitionId: l.DefinitionID, Container: container, StartTimeout: milliseconds(l.StartTimeoutMS), Ports: l.Ports,
-		Setup: l.Setup.message(p, "setup"), Action: l.Action.message(p, "action"), Monitor: l.Monitor.message(p, "monitor"),
-		GracefulShutdownInterval: milliseconds(l.GracefulShutdownMS), CheckDefinition: l.CheckDefinition.message(p),
+		Setup: l.Setup.message(p, path+"setup"), Action: l.Action.message(p, path+"action"), Monitor: l.Monitor.message(p, path+"monitor"),
+		GracefulShutdownInterval: milliseconds(l.GracefulShutdownMS), CheckDefinition: l.CheckDefinition.message(p, path+"check_definition"),
 	}
 	if l.MonitorDelayMS != nil || l.UnhealthyMS != nil || l.HealthyMS != nil {
 		out.HealthTiming = &workloadv1.HealthTiming{
@@ -119,17 +125,17 @@ func (l *DesiredLRP) definition(p *problems) *workloadv1.LRPDefinition {
 		}
 	}
 	for i, s := range l.Sidecars {
-		out.Sidecars = append(out.Sidecars, &workloadv1.Sidecar{Action: s.Action.message(p, at("sidecars", i)+".action"), MemoryMb: s.MemoryMB, DiskMb: s.DiskMB})
+		out.Sidecars = append(out.Sidecars, &workloadv1.Sidecar{Action: s.Action.message(p, at(path+"sidecars", i)+".action"), MemoryMb: s.MemoryMB, DiskMb: s.DiskMB})
 	}
 	return out
 }
 
-func (c *CheckDefinition) message(p *problems) *workloadv1.CheckDefinition {
+func (c *CheckDefinition) message(p *problems, path string) *workloadv1.CheckDefinition {
 	if c == nil {
 		return nil
 	}
 	return &workloadv1.CheckDefinition{
-		Checks: checks(p, "check_definition.checks", c.Checks), ReadinessChecks: checks(p, "check_definition.readiness_checks", c.ReadinessChecks), LogSource: c.LogSource,
+		Checks: checks(p, path+".checks", c.Checks), ReadinessChecks: checks(p, path+".readiness_checks", c.ReadinessChecks), LogSource: c.LogSource,
 	}
 }
 
@@ -170,13 +176,16 @@ func policyOf(c *workloadv1.CrashRestartPolicy) *CrashRestartPolicy {
 	}
 }
 
+// routes without the layout of the document that they came in, which each router would have to read past.
 func routes(in map[string]json.RawMessage) map[string][]byte {
 	if in == nil {
 		return nil
 	}
 	out := make(map[string][]byte, len(in))
 	for name, value := range in {
-		out[name] = value
+		var compact bytes.Buffer
+		_ = json.Compact(&compact, value) // it was read as JSON before
+		out[name] = compact.Bytes()
 	}
 	return out
 }
@@ -205,6 +214,9 @@ type DesiredLRPUpdate struct {
 	ImageUsername      *string                    `json:"image_username,omitempty"`
 	ImagePassword      *string                    `json:"image_password,omitempty"`
 	CrashRestartPolicy json.RawMessage            `json:"crash_restart_policy,omitempty"`
+	// Definition is rolled out one instance at a time; with Supersede also when another one is on its way.
+	Definition *LRPDefinition `json:"definition,omitempty"`
+	Supersede  bool           `json:"supersede,omitempty"`
 }
 
 // ParseDesiredLRPUpdate reads an update. A crash_restart_policy of null goes back to the policy of the domain.
@@ -214,7 +226,13 @@ func ParseDesiredLRPUpdate(text []byte) (*workloadv1.DesiredLRPUpdate, error) {
 		return nil, err
 	}
 	var p problems
-	out := &workloadv1.DesiredLRPUpdate{Instances: in.Instances, Annotation: in.Annotation}
+	out := &workloadv1.DesiredLRPUpdate{Instances: in.Instances, Annotation: in.Annotation, Supersede: in.Supersede}
+	if in.Definition != nil {
+		out.Definition = in.Definition.definition(&p, "definition.")
+		if in.Definition.MetricTags != nil || in.Definition.MetricsGUID != "" {
+			p.add("definition.metric_tags", "belong to the update itself, not to its definition")
+		}
+	}
 	if in.Routes != nil {
 		out.Routes = &workloadv1.DesiredLRPUpdate_Routes{Routes: routes(in.Routes)}
 	}
@@ -233,7 +251,7 @@ func ParseDesiredLRPUpdate(text []byte) (*workloadv1.DesiredLRPUpdate, error) {
 	default:
 		policy := &CrashRestartPolicy{}
 		if err := decode(in.CrashRestartPolicy, policy); err != nil {
-			p.take("crash_restart_policy: ", err)
+			p.take("crash_restart_policy.", err)
 		}
 		out.CrashRestartPolicyChange = &workloadv1.DesiredLRPUpdate_CrashRestartPolicy{CrashRestartPolicy: policy.message()}
 	}
@@ -242,22 +260,30 @@ func ParseDesiredLRPUpdate(text []byte) (*workloadv1.DesiredLRPUpdate, error) {
 
 // DesiredLRPOf shows a record in the flat form.
 func DesiredLRPOf(l *workloadv1.DesiredLRP) DesiredLRP {
-	definition := l.GetDefinition()
 	out := DesiredLRP{
 		ProcessGUID: l.GetProcessGuid(), Domain: l.GetDomain(), Instances: l.GetInstances(), Annotation: l.GetAnnotation(), Routes: routesOf(l.GetRoutes()),
 		UpdateStrategy: short(l.GetUpdateStrategy().String(), "UPDATE_STRATEGY_"), CrashRestartPolicy: policyOf(l.GetCrashRestartPolicy()),
-		Container: containerOf(definition.GetContainer(), l.GetMetricTags()), DefinitionID: l.GetActiveDefinitionId(),
-		Setup: actionOf(definition.GetSetup()), Action: actionOf(definition.GetAction()), Monitor: actionOf(definition.GetMonitor()),
-		CheckDefinition: checkDefinitionOf(definition.GetCheckDefinition()), StartTimeoutMS: inMilliseconds(definition.GetStartTimeout()),
-		GracefulShutdownMS: inMilliseconds(definition.GetGracefulShutdownInterval()), Ports: definition.GetPorts(),
-		ModificationTag: tagOf(l.GetModificationTag()), CreatedAt: nanoseconds(l.GetCreatedAt()), UpdatedAt: nanoseconds(l.GetUpdatedAt()),
+		LRPDefinition: definitionOf(l.GetDefinition(), l.GetMetricTags()), ModificationTag: tagOf(l.GetModificationTag()),
+		CreatedAt: nanoseconds(l.GetCreatedAt()), UpdatedAt: nanoseconds(l.GetUpdatedAt()),
 	}
-	if timing := definition.GetHealthTiming(); timing != nil {
+	out.DefinitionID = l.GetActiveDefinitionId()
+	return out
+}
+
+// definitionOf shows a definition; the flat form has the metric tags of the LRP among its members.
+func definitionOf(d *workloadv1.LRPDefinition, tags map[string]*workloadv1.MetricTagValue) LRPDefinition {
+	out := LRPDefinition{
+		Container: containerOf(d.GetContainer(), tags), DefinitionID: d.GetDefinitionId(),
+		Setup: actionOf(d.GetSetup()), Action: actionOf(d.GetAction()), Monitor: actionOf(d.GetMonitor()),
+		CheckDefinition: checkDefinitionOf(d.GetCheckDefinition()), StartTimeoutMS: inMilliseconds(d.GetStartTimeout()),
+		GracefulShutdownMS: inMilliseconds(d.GetGracefulShutdownInterval()), Ports: d.GetPorts(),
+	}
+	if timing := d.GetHealthTiming(); timing != nil {
 		out.MonitorDelayMS = optionalInMilliseconds(timing.GetMonitorInitialDelay())
 		out.UnhealthyMS = optionalInMilliseconds(timing.GetUnhealthyCheckInterval())
 		out.HealthyMS = optionalInMilliseconds(timing.GetHealthyCheckInterval())
 	}
-	for _, s := range definition.GetSidecars() {
+	for _, s := range d.GetSidecars() {
 		out.Sidecars = append(out.Sidecars, Sidecar{Action: actionOf(s.GetAction()), MemoryMB: s.GetMemoryMb(), DiskMB: s.GetDiskMb()})
 	}
 	return out
