@@ -6,6 +6,7 @@ require (
 	diego.internal/executor v0.0.0
 	diego.internal/proto v0.0.0
 	diego.internal/servicekit v0.0.0
+	github.com/stretchr/testify v1.12.1
 	go.yaml.in/yaml/v3 v3.0.6
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
