@@ -10,6 +10,8 @@ FOLDER ?= .run
 SUITE ?= all
 
 export GOFLAGS := -buildvcs=false
+# Binaries are static, and tests built the same way share what was compiled for them.
+export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build run smoke stop env test unit inigo race bench lint fmt generate verify tidy clean
@@ -21,9 +23,9 @@ setup: ## install missing Debian packages (root, once)
 	@tools/install-packages.sh
 
 build: ## static binaries in bin/
-	@mkdir -p bin
-	@CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./locket/cmd/... ./bbs/cmd/... ./auctioneer/cmd/... ./rep/cmd/... ./executor/cmd/... ./route-emitter/cmd/... ./router/cmd/... ./cfdot/cmd/... ./deploy/cmd/...
-	@cd deploy && GOWORK=off CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o ../bin/nats-server github.com/nats-io/nats-server/v2
+	@echo "building (minutes the first time, seconds later)"; mkdir -p bin
+	@go build -ldflags '$(LDFLAGS)' -o bin/ ./locket/cmd/... ./bbs/cmd/... ./auctioneer/cmd/... ./rep/cmd/... ./executor/cmd/... ./route-emitter/cmd/... ./router/cmd/... ./cfdot/cmd/... ./deploy/cmd/...
+	@cd deploy && GOWORK=off go build -ldflags '-s -w' -o ../bin/nats-server github.com/nats-io/nats-server/v2
 
 run: setup build ## start everything on this machine with a sample application; Ctrl-C stops it
 	@bin/local run -folder $(FOLDER)
@@ -43,7 +45,7 @@ inigo: setup build ## the end-to-end tests: real processes, real containers
 	@cd inigo && go test -count=1 -timeout 30m ./... -args -ginkgo.v=false
 
 race: setup ## the tests of the modules with the race detector
-	@go test -race $(TESTFLAGS) $(filter-out ./inigo/...,$(PACKAGES))
+	@CGO_ENABLED=1 go test -race $(TESTFLAGS) $(filter-out ./inigo/...,$(PACKAGES))
 
 bench: setup build ## measure: SUITE=bbs N=5000, SUITE=auction, …; rows "name n value unit" on standard output
 	@tools/bench.sh $(SUITE)
