@@ -49,7 +49,7 @@ func (c *Client) adopt(ctx context.Context) error {
 	if err := c.destroyUnknown(ctx, keep); err != nil {
 		return fmt.Errorf("destroying containers without a record: %w", err)
 	}
-	if c.depot, err = newDepot(filepath.Join(c.cfg.StateDir, "dependencies"), c.cfg.CacheSizeBytes, c.transfers, keep); err != nil {
+	if c.cache, err = c.openCache(keep); err != nil {
 		return err
 	}
 	if err := c.removeStaleFiles(keep); err != nil {

@@ -77,7 +77,7 @@ func (n *node) build(ctx context.Context) (garden.Container, error) {
 	}
 	defer func() { <-c.pools.create }()
 	info := n.snapshot().RunInfo
-	mounts, err := c.depot.fetch(ctx, n.handle, info.CachedDependencies, n.sink)
+	mounts, err := c.fetchDependencies(ctx, n.handle, info.CachedDependencies, n.sink)
 	if err != nil {
 		return nil, &creationError{text: "failed to download cached artifacts", err: err}
 	}

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"diego.internal/executor/cache"
 	"diego.internal/executor/container"
 	"diego.internal/executor/garden"
 	"diego.internal/executor/logs"
@@ -37,7 +38,7 @@ type Client struct {
 	engine    garden.Client
 	events    *hub
 	logs      *logs.Store
-	depot     *depot
+	cache     *cache.Cache
 	transfers *transfer.Client
 	counters  *Counters
 	pools     pools
@@ -129,8 +130,13 @@ func (c *Client) prepare(ctx context.Context) error {
 			return fmt.Errorf("making state folder: %w", err)
 		}
 	}
+	servers, err := c.cfg.DownloadTLS.load()
+	if err != nil {
+		return err
+	}
 	c.transfers = transfer.New(transfer.Config{
 		TempDir:   temporary,
+		TLS:       servers,
 		Downloads: c.cfg.Downloads,
 		Uploads:   c.cfg.Uploads,
 		MaxBytes:  c.cfg.MaxInflatedBytes,
@@ -139,7 +145,6 @@ func (c *Client) prepare(ctx context.Context) error {
 		c.logs = logs.Discard()
 		return c.adopt(ctx)
 	}
-	var err error
 	limits := logs.Limits{Bytes: c.cfg.LogBytes, Lines: c.cfg.LogLines}
 	if c.logs, err = logs.NewStore(filepath.Join(c.cfg.StateDir, "logs"), limits, c.log); err != nil {
 		return err
@@ -172,6 +177,11 @@ func (c *Client) Close() {
 		c.cancel(step.ErrDetached)
 		c.busy.Wait()
 		c.events.close()
+		if c.cache != nil {
+			if err := c.cache.Close(); err != nil {
+				c.log.Warn("closing-cache-failed", slog.Any("error", err))
+			}
+		}
 		if c.logs != nil {
 			if err := c.logs.Close(); err != nil {
 				c.log.Warn("closing-logs-failed", slog.Any("error", err))

@@ -42,7 +42,7 @@ type Config struct {
 	DiskMB int `yaml:"disk_mb"`
 	// DiskOverheadMB is left free when DiskMB is 0. Default 0.
 	DiskOverheadMB int `yaml:"disk_overhead_mb"`
-	// CacheSizeBytes bounds the unpacked dependencies on disk. Default 10,000,000,000.
+	// CacheSizeBytes bounds the cache of downloads on disk, also those in use. Default 10,000,000,000.
 	CacheSizeBytes int64 `yaml:"cache_size_bytes"`
 
 	// CreatePool and DeletePool are how many containers are built and destroyed at a time. Default 32 each.
@@ -56,6 +56,10 @@ type Config struct {
 	// Downloads and Uploads at a time. Default 5 each.
 	Downloads int `yaml:"downloads"`
 	Uploads   int `yaml:"uploads"`
+
+	// DownloadTLS is for servers of downloads and uploads that the system's authorities do not vouch for, or that want to
+	// know who we are.
+	DownloadTLS TLSFiles `yaml:"download_tls"`
 
 	// CPUShares of a container of weight 100. Default 1,024.
 	CPUShares uint64 `yaml:"cpu_shares"`
@@ -84,7 +88,7 @@ type Config struct {
 	// LogRetention is how long the log of a deleted container can be read. Default 15 min.
 	LogRetention time.Duration `yaml:"log_retention"`
 
-	// MaxInflatedBytes bounds one unpacked download. Default 8 GiB.
+	// MaxInflatedBytes bounds one download, received and unpacked. Default 8 GiB.
 	MaxInflatedBytes int64 `yaml:"max_inflated_bytes"`
 	// TrustedCertificates is a folder of the host with the cell's trusted certificates; empty = none.
 	TrustedCertificates string `yaml:"trusted_certificates"`

@@ -91,9 +91,12 @@ func (n *node) remove(ctx context.Context) error {
 		c.counters.Destroyed.Add(1)
 		n.platform(logs.Out, "Cell %s successfully destroyed container for instance %s", c.cfg.CellID, n.guid)
 	}
-	err = errors.Join(err, c.removeFiles(n.handle), c.depot.release(n.handle))
-	if err != nil {
+	if err = errors.Join(err, c.removeFiles(n.handle)); err != nil {
 		return err
+	}
+	// Only now: while the engine may still have the container, what it shows must not change.
+	if err := c.cache.Release(n.handle); err != nil {
+		return fmt.Errorf("failed to cleanup bindmount artifacts: %w", err)
 	}
 	if err := n.journal.remove(); err != nil {
 		return err

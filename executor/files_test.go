@@ -4,11 +4,14 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"fmt"
+	"hash/crc32"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -46,67 +49,125 @@ func archiveOf(t *testing.T, name, content string) []byte {
 	return buf.Bytes()
 }
 
-func TestCachedDependencies(t *testing.T) {
-	t.Parallel()
+// artifacts serves archives with an ETag each, and tells how often each was sent in full.
+type artifacts struct {
+	url   string
+	sent  atomic.Int64
+	files map[string][]byte
+}
+
+func serveArtifacts(t *testing.T, files map[string][]byte) *artifacts {
+	t.Helper()
+	a := &artifacts{files: files}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/lifecycle.tar" {
+		body, ok := a.files[r.URL.Path]
+		tag := fmt.Sprintf("%q", fmt.Sprint(crc32.ChecksumIEEE(body)))
+		switch {
+		case !ok:
 			w.WriteHeader(http.StatusNotFound)
-			return
+		case r.Header.Get("If-None-Match") == tag:
+			w.WriteHeader(http.StatusNotModified)
+		default:
+			a.sent.Add(1)
+			w.Header().Set("ETag", tag)
+			_, _ = w.Write(body)
 		}
-		_, _ = w.Write(archiveOf(t, "bin/launcher", "#!"))
 	}))
 	t.Cleanup(server.Close)
-	var spec atomic.Pointer[garden.ContainerSpec]
+	a.url = server.URL
+	return a
+}
+
+func TestCachedDependencies(t *testing.T) {
+	t.Parallel()
+	server := serveArtifacts(t, map[string][]byte{"/lifecycle.tar": archiveOf(t, "bin/launcher", "#!")})
+	var specs sync.Map
 	c := newCell(t, nil, func(cfg *simulated.Config) {
-		cfg.OnCreate = func(s garden.ContainerSpec) (time.Duration, error) { spec.Store(&s); return 0, nil }
+		cfg.OnCreate = func(s garden.ContainerSpec) (time.Duration, error) { specs.Store(s.Handle, s); return 0, nil }
 	}).open()
 	defer func() { c.stop() }()
+	mountOf := func(guid string) garden.BindMount {
+		spec, ok := specs.Load(guid)
+		require.True(t, ok)
+		return spec.(garden.ContainerSpec).BindMounts[0]
+	}
 	app := process("/app", "APP")
-	dependency := CachedDependency{Name: "lifecycle", From: server.URL + "/lifecycle.tar", To: "/tmp/lifecycle"}
+	dependency := CachedDependency{Name: "lifecycle", From: server.url + "/lifecycle.tar", To: "/tmp/lifecycle", CacheKey: "lifecycle"}
 	c.run("i", RunInfo{Action: &app, CachedDependencies: []CachedDependency{dependency}})
 	await(t, "container to run", func() bool { return c.get("i").State == StateRunning })
-	mount := spec.Load().BindMounts[0]
+	mount := mountOf("i")
 	require.Equal(t, "/tmp/lifecycle", mount.DstPath)
 	require.True(t, mount.ReadOnly)
-	content, err := os.ReadFile(filepath.Join(mount.SrcPath, "bin", "launcher"))
+	launcher := filepath.Join(mount.SrcPath, "bin", "launcher")
+	content, err := os.ReadFile(launcher)
 	require.NoError(t, err)
 	require.Equal(t, "#!", string(content))
 	require.Contains(t, c.lines("i"), "CELL OUT Downloading lifecycle...")
 	require.Contains(t, c.lines("i"), "CELL OUT Downloaded lifecycle (2K)")
 
-	c.restart()
-	require.FileExists(t, filepath.Join(mount.SrcPath, "bin", "launcher"), "a restart keeps what a container uses")
-	require.Equal(t, int64(2), c.client.depot.sum)
-	require.NoError(t, c.client.DeleteContainer(t.Context(), "i"))
-	require.NoDirExists(t, mount.SrcPath)
-	require.Equal(t, int64(0), c.client.depot.sum)
-
-	dependency.From = server.URL + "/missing"
 	c.run("j", RunInfo{Action: &app, CachedDependencies: []CachedDependency{dependency}})
-	await(t, "container to fail", func() bool { return c.get("j").State == StateCompleted })
-	require.Equal(t, Result{Failed: true, Retryable: true, FailureReason: "failed to download cached artifacts"}, c.get("j").Result)
-	require.Contains(t, c.lines("j"), "CELL ERR Downloading lifecycle failed")
+	await(t, "second container to run", func() bool { return c.get("j").State == StateRunning })
+	require.Equal(t, mount.SrcPath, mountOf("j").SrcPath, "containers share a folder")
+	require.Contains(t, c.lines("j"), "CELL OUT Downloaded lifecycle")
+	require.Equal(t, int64(1), server.sent.Load())
+
+	server.files["/lifecycle.tar"] = archiveOf(t, "bin/launcher", "#!2")
+	c.run("k", RunInfo{Action: &app, CachedDependencies: []CachedDependency{dependency}})
+	await(t, "third container to run", func() bool { return c.get("k").State == StateRunning })
+	require.NotEqual(t, mount.SrcPath, mountOf("k").SrcPath, "a changed download gets a folder of its own")
+	c.restart()
+	require.FileExists(t, launcher, "a restart keeps what adopted containers use")
+	require.NoError(t, c.client.DeleteContainer(t.Context(), "i"))
+	require.FileExists(t, launcher, "the other container still uses it")
+	require.NoError(t, c.client.DeleteContainer(t.Context(), "j"))
+	require.NoFileExists(t, launcher, "what was replaced goes with its last user")
+	require.NoError(t, c.client.DeleteContainer(t.Context(), "k"))
+	require.DirExists(t, mountOf("k").SrcPath, "the current one stays for the next")
 }
 
-func TestCachedDependenciesAreBounded(t *testing.T) {
+func TestCachedDependenciesThatFail(t *testing.T) {
 	t.Parallel()
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write(archiveOf(t, "large", string(make([]byte, 2000))))
-	}))
-	t.Cleanup(server.Close)
-	c := newCell(t, nil)
-	c.cfg.CacheSizeBytes = 3000
-	c.open()
-	defer func() { c.stop() }()
-	app := process("/app", "APP")
-	for _, guid := range []string{"i", "j"} {
-		c.run(guid, RunInfo{Action: &app, CachedDependencies: []CachedDependency{{From: server.URL, To: "/d"}}})
-		await(t, "container to come through", func() bool { s := c.get(guid).State; return s == StateRunning || s == StateCompleted })
+	server := serveArtifacts(t, map[string][]byte{"/large": archiveOf(t, "large", string(make([]byte, 5000))), "/text": []byte("text")})
+	tests := map[string]CachedDependency{
+		"the server does not have it": {Name: "d", From: server.url + "/missing", To: "/d", CacheKey: "d"},
+		"it is no archive":            {Name: "d", From: server.url + "/text", To: "/d", CacheKey: "d"},
+		"it has no cache key":         {Name: "d", From: server.url + "/large", To: "/d"},
+		"it is larger than the cache": {Name: "d", From: server.url + "/large", To: "/d", CacheKey: "d"},
+		"its checksum is wrong": {
+			Name: "d", From: server.url + "/large", To: "/d", CacheKey: "d", ChecksumAlgorithm: "sha1", ChecksumValue: "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+		},
 	}
-	require.Equal(t, StateRunning, c.get("i").State)
-	require.True(t, c.get("j").Result.Retryable)
-	require.NoError(t, c.client.DeleteContainer(t.Context(), "j"))
-	require.Equal(t, int64(2000), c.client.depot.sum)
+	for name, dependency := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newCell(t, nil)
+			c.cfg.CacheSizeBytes = 5000
+			c.open()
+			defer func() { c.stop() }()
+			app := process("/app", "APP")
+			c.run("i", RunInfo{Action: &app, CachedDependencies: []CachedDependency{dependency}})
+			await(t, "container to fail", func() bool { return c.get("i").State == StateCompleted })
+			require.Equal(t, Result{Failed: true, Retryable: true, FailureReason: "failed to download cached artifacts"}, c.get("i").Result)
+			require.Contains(t, c.lines("i"), "CELL ERR Downloading d failed")
+			require.NoError(t, c.client.DeleteContainer(t.Context(), "i"))
+		})
+	}
+}
+
+func TestDownloadStepsUseTheCache(t *testing.T) {
+	t.Parallel()
+	server := serveArtifacts(t, map[string][]byte{"/app": archiveOf(t, "app.txt", "content")})
+	c := newCell(t, nil).open()
+	defer func() { c.stop() }()
+	for _, tc := range []struct{ guid, want string }{{"i", "CELL OUT Downloaded app (2K)"}, {"j", "CELL OUT Downloaded app"}} {
+		c.run(tc.guid, RunInfo{Action: &Action{Download: &DownloadAction{
+			Artifact: "app", From: server.url + "/app", To: "/home/vcap", User: "vcap", CacheKey: "app",
+		}}})
+		await(t, "container to complete", func() bool { return c.get(tc.guid).State == StateCompleted })
+		require.Equal(t, Result{}, c.get(tc.guid).Result)
+		require.Contains(t, c.lines(tc.guid), tc.want)
+	}
+	require.Equal(t, int64(1), server.sent.Load())
 }
 
 func TestDownloadAndUploadSteps(t *testing.T) {

@@ -45,7 +45,7 @@ func (n *node) stepEnv(inside garden.Container, record container.Record) *step.E
 		Source:       record.RunInfo.LogConfig.SourceName,
 		Variables:    instanceVariables(record.Net),
 		Progress:     n.progress,
-		Transfers:    c.transfers,
+		Transfers:    transfers{Cache: c.cache, Client: c.transfers},
 		Address:      record.Net.InternalIP,
 		Dial:         c.cfg.Dial,
 		CheckTimeout: c.cfg.CheckTimeout,

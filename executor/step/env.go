@@ -45,9 +45,10 @@ type ProcessMark struct {
 	Killed      bool `json:"killed,omitempty"`
 }
 
-// Transfers fetches and sends files. *transfer.Client is one.
+// Transfers fetches and sends files.
 type Transfers interface {
-	Download(ctx context.Context, source transfer.Source) (*transfer.Archive, error)
+	// Archive fetches a source, or finds it under its cache key if it has one.
+	Archive(ctx context.Context, cacheKey string, source transfer.Source) (*transfer.Archive, error)
 	Upload(ctx context.Context, to string, open func(context.Context) (io.ReadCloser, error)) (int64, error)
 }
 

@@ -27,7 +27,7 @@ func (e *Env) download(action container.DownloadAction, place string) Step {
 		if action.Artifact != "" {
 			e.Log.Emit(source, logs.Out, "Downloading "+action.Artifact+"...")
 		}
-		size, err := e.fetch(ctx, action)
+		received, err := e.fetch(ctx, action)
 		if err != nil {
 			if ctx.Err() != nil {
 				return interrupted(ctx)
@@ -37,18 +37,27 @@ func (e *Env) download(action container.DownloadAction, place string) Step {
 		}
 		e.Progress.SetDone(place)
 		if action.Artifact != "" {
-			e.Log.Emit(source, logs.Out, fmt.Sprintf("Downloaded %s (%s)", action.Artifact, Bytes(size)))
+			e.Log.Emit(source, logs.Out, Downloaded(action.Artifact, received))
 		}
 		return nil
 	}
 }
 
-func (e *Env) fetch(ctx context.Context, action container.DownloadAction) (size int64, err error) {
+// Downloaded words the end of a download; what the cache had was not received and is told without a size.
+func Downloaded(name string, received int64) string {
+	if received == 0 {
+		return "Downloaded " + name
+	}
+	return fmt.Sprintf("Downloaded %s (%s)", name, Bytes(received))
+}
+
+// fetch returns how many bytes came over the network.
+func (e *Env) fetch(ctx context.Context, action container.DownloadAction) (received int64, err error) {
 	name := ""
 	if action.Artifact != "" {
 		name = " " + action.Artifact
 	}
-	archive, err := e.Transfers.Download(ctx, transfer.Source{
+	archive, err := e.Transfers.Archive(ctx, action.CacheKey, transfer.Source{
 		URL:               action.From,
 		ChecksumAlgorithm: action.ChecksumAlgorithm,
 		ChecksumValue:     action.ChecksumValue,
@@ -64,6 +73,9 @@ func (e *Env) fetch(ctx context.Context, action container.DownloadAction) (size 
 	}
 	if err != nil {
 		return 0, &ShownError{Text: fmt.Sprintf("Copying%s into the container failed: %v", name, err), Err: err}
+	}
+	if archive.Cached {
+		return 0, nil
 	}
 	return archive.Size, nil
 }

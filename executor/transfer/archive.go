@@ -24,14 +24,42 @@ var (
 type Archive struct {
 	// Size in bytes as downloaded.
 	Size int64
+	// Validators of this version; empty if the server named none.
+	Validators Validators
+	// Cached says that nothing had to be received for it.
+	Cached bool
 
 	file        *os.File
 	maxInflated int64
+	discard     func() error
 }
 
-// Remove deletes the file.
+// Reopen reads an archive that MoveTo has put at path. Its Remove closes it and then calls discard.
+func (c *Client) Reopen(path string, discard func() error) (*Archive, error) {
+	file, err := os.Open(path) //nolint:gosec // named by our own caller, not by a user
+	if err != nil {
+		return nil, fmt.Errorf("opening archive: %w", err)
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("measuring archive: %w", err), file.Close())
+	}
+	return &Archive{Size: info.Size(), Cached: true, file: file, maxInflated: c.cfg.MaxBytes, discard: discard}, nil
+}
+
+// MoveTo renames the file to a path of the same file system; from then on it is the caller's, and Remove closes the
+// archive and calls discard.
+func (a *Archive) MoveTo(path string, discard func() error) error {
+	if err := os.Rename(a.file.Name(), path); err != nil {
+		return fmt.Errorf("moving archive: %w", err)
+	}
+	a.discard = discard
+	return nil
+}
+
+// Remove closes the archive and deletes the file, unless somebody keeps it.
 func (a *Archive) Remove() error {
-	return errors.Join(a.file.Close(), os.Remove(a.file.Name()))
+	return errors.Join(a.file.Close(), a.discard())
 }
 
 // Tar reads the archive as an uncompressed tar, whatever its form. Reading fails with ErrTooLarge when it unpacks to more

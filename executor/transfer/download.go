@@ -1,9 +1,11 @@
 // Package transfer moves files between the cell and HTTP servers: verified downloads, archives read as tar, archives
-// unpacked below a folder of the host, and uploads. It knows no containers and caches nothing.
+// unpacked below a folder of the host, and uploads. It knows no containers and keeps nothing: a caller that does names the
+// validators of what it has, and learns whether that is still right.
 package transfer
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -31,7 +33,19 @@ type Source struct {
 	// ChecksumAlgorithm is md5, sha1 or sha256 in any case; both fields or none are set.
 	ChecksumAlgorithm string
 	ChecksumValue     string
+	// Known validators of what the caller has make the request conditional: Download returns ErrNotModified if it is
+	// still right.
+	Known Validators
 }
+
+// Validators are what a server said of a version of a resource, as the headers of its answer.
+type Validators struct {
+	ETag         string
+	LastModified string
+}
+
+// ErrNotModified says that what the caller has is still right.
+var ErrNotModified = errors.New("not modified")
 
 // StatusError says that the server refused.
 type StatusError struct {
@@ -51,8 +65,8 @@ type Config struct {
 	Uploads   int
 	// MaxBytes bounds one download, and once more what it unpacks to.
 	MaxBytes int64
-	// HTTP defaults to a client with the limits above and no kept connections.
-	HTTP *http.Client
+	// TLS names the authorities that servers are believed by, and our certificate if they ask for one; nil: the system's.
+	TLS *tls.Config
 }
 
 // Client downloads and uploads. Its methods may be called concurrently; they wait for a slot.
@@ -65,25 +79,22 @@ type Client struct {
 
 // New returns a client.
 func New(cfg Config) *Client {
-	c := &Client{
-		cfg:       cfg,
-		http:      cfg.HTTP,
+	return &Client{
+		cfg: cfg,
+		http: &http.Client{Timeout: requestTimeout, Transport: &http.Transport{
+			Proxy:               http.ProxyFromEnvironment,
+			DialContext:         dialIdle,
+			TLSClientConfig:     cfg.TLS,
+			TLSHandshakeTimeout: dialTimeout,
+			DisableKeepAlives:   true,
+		}},
 		downloads: make(chan struct{}, cfg.Downloads),
 		uploads:   make(chan struct{}, cfg.Uploads),
 	}
-	if c.http == nil {
-		c.http = &http.Client{Timeout: requestTimeout, Transport: &http.Transport{
-			Proxy:               http.ProxyFromEnvironment,
-			DialContext:         dialIdle,
-			TLSHandshakeTimeout: dialTimeout,
-			DisableKeepAlives:   true,
-		}}
-	}
-	return c
 }
 
 // Download fetches a source into a file below the temporary folder. It tries up to four times and gives up at once when
-// ctx ends or the checksum is wrong. The caller removes the archive.
+// ctx ends, the checksum is wrong, or nothing has changed (ErrNotModified). The caller removes the archive.
 func (c *Client) Download(ctx context.Context, source Source) (*Archive, error) {
 	if err := acquire(ctx, c.downloads); err != nil {
 		return nil, err
@@ -101,11 +112,17 @@ func (c *Client) Download(ctx context.Context, source Source) (*Archive, error) 
 			return archive, nil
 		}
 		failed = err
-		if _, wrong := errors.AsType[*ChecksumError](err); wrong || ctx.Err() != nil || errors.Is(err, ErrTooLarge) {
+		if final(err) || ctx.Err() != nil {
 			break
 		}
 	}
 	return nil, fmt.Errorf("downloading: %w", failed)
+}
+
+// final says that another attempt would end alike.
+func final(err error) bool {
+	_, wrong := errors.AsType[*ChecksumError](err)
+	return wrong || errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNotModified)
 }
 
 func (c *Client) fetch(ctx context.Context, source Source) (_ *Archive, err error) {
@@ -117,11 +134,20 @@ func (c *Client) fetch(ctx context.Context, source Source) (_ *Archive, err erro
 	if err != nil {
 		return nil, fmt.Errorf("making request: %w", err)
 	}
+	if source.Known.ETag != "" {
+		req.Header.Set("If-None-Match", source.Known.ETag)
+	}
+	if source.Known.LastModified != "" {
+		req.Header.Set("If-Modified-Since", source.Known.LastModified)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = resp.Body.Close() }() // only read from
+	if resp.StatusCode == http.StatusNotModified && source.Known != (Validators{}) {
+		return nil, ErrNotModified
+	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, &StatusError{Verb: "Download", Code: resp.StatusCode}
 	}
@@ -129,7 +155,12 @@ func (c *Client) fetch(ctx context.Context, source Source) (_ *Archive, err erro
 	if err != nil {
 		return nil, fmt.Errorf("making temporary file: %w", err)
 	}
-	archive := &Archive{file: file, maxInflated: c.cfg.MaxBytes}
+	archive := &Archive{
+		Validators:  Validators{ETag: resp.Header.Get("ETag"), LastModified: resp.Header.Get("Last-Modified")},
+		file:        file,
+		maxInflated: c.cfg.MaxBytes,
+		discard:     func() error { return os.Remove(file.Name()) },
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, archive.Remove())
