@@ -56,7 +56,9 @@ func (f *fakeEffects) CancelTask(cellID, taskGUID, _ string) { f.cancelled <- ce
 func (f *fakeEffects) OverrideBrake(release bool, _ time.Duration) {
 	f.released.Store(release)
 }
-func (f *fakeEffects) Status() effect.Status { return effect.Status{Brake: true, Duration: time.Second} }
+func (f *fakeEffects) Status() effect.Status {
+	return effect.Status{Brake: true, Duration: time.Second}
+}
 
 func newHarness(t *testing.T) *harness {
 	t.Helper()
