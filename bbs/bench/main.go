@@ -1,14 +1,15 @@
-// Bench measures a BBS of its own, on a Postgres of its own with everything that protects its data, and
-// beside it what plain statements cost on the same Postgres in the same run (the floor). It prints one
-// row "name n value unit" for each measurement on standard output, and nothing else there.
+// Bench measures the BBS: the real process, with a real locket, on a Postgres of its own that keeps everything that protects
+// its data, over mutual TLS. Beside it, it measures what plain statements cost on the same Postgres in the same run (the
+// floor). It prints one row "name n value unit" for each measurement on standard output, and nothing else there.
 //
-// The BBS is a process of its own with the real store, API, convergence and mutual TLS, but without
-// lock service, auctioneer and cells: callers are up to 1,000 cells with a certificate each, and an
-// operator.
+// Callers are an operator and 1,000 cells, each with a certificate and a connection of its own, as a fleet has them. The cells
+// have presences in locket. The auctioneer accepts every auction and places nothing, because the passes claim and start
+// themselves.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -21,20 +22,14 @@ import (
 
 func main() {
 	n := flag.Int("n", 5000, "number of LRPs, one instance each")
-	serve := flag.String("serve", "", "be the BBS, with the configuration in this file (the program starts itself so)")
+	profile := flag.String("profile", "", "write a CPU profile of the BBS during the writes, or 10 seconds of it, to this file")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	err := error(nil)
-	if *serve != "" {
-		err = runServer(ctx, *serve)
-	} else {
-		err = measure(ctx, *n)
-	}
+	err := measure(ctx, *n, *profile)
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
-		stop()
-		os.Exit(1) //nolint:gocritic // stop has been called
+		os.Exit(1)
 	}
 }
 
@@ -44,12 +39,15 @@ func row(name string, n int, value float64, unit string) {
 }
 
 // measure starts everything, runs all measurements and stops everything.
-func measure(ctx context.Context, n int) (err error) {
+func measure(ctx context.Context, n int, profile string) (err error) {
+	if n < 1 {
+		return errors.New("-n must be at least 1")
+	}
 	folder, err := os.MkdirTemp("", "bbs-bench-")
 	if err != nil {
 		return fmt.Errorf("making a folder: %w", err)
 	}
-	defer func() { _ = os.RemoveAll(folder) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 	if err := os.Chmod(folder, 0o755); err != nil { //nolint:gosec // the user of Postgres has to pass
 		return fmt.Errorf("opening the folder: %w", err)
 	}
@@ -59,28 +57,30 @@ func measure(ctx context.Context, n int) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = server.Stop(context.WithoutCancel(ctx)) }()
-	for _, name := range []string{"bbs", "floor"} {
+	defer func() { err = errors.Join(err, server.Stop(context.WithoutCancel(ctx))) }()
+	for _, name := range []string{"bbs", "locket", "floor"} {
 		if err := server.CreateDatabase(ctx, name); err != nil {
 			return err
 		}
 	}
 
 	// The floor first, so that the tables of the BBS do not disturb it.
-	floorPool, err := postgres.Open(ctx, postgres.Config{ConnectionString: server.ConnectionString("floor"), MaxConnections: callers})
+	pool, err := postgres.Open(ctx, postgres.Config{ConnectionString: server.ConnectionString("floor"), MaxConnections: callers})
 	if err != nil {
 		return err
 	}
-	err = measureFloor(ctx, floorPool, n)
-	floorPool.Close()
+	err = measureFloor(ctx, pool, n)
+	pool.Close()
 	if err != nil {
 		return fmt.Errorf("measuring the floor: %w", err)
 	}
 
-	w, err := startWorld(ctx, folder, server.ConnectionString("bbs"), n)
+	w, err := startWorld(ctx, worldConfig{
+		folder: folder, n: n, bbs: server.ConnectionString("bbs"), locket: server.ConnectionString("locket"),
+	})
+	defer func() { err = errors.Join(err, w.stop()) }()
 	if err != nil {
 		return err
 	}
-	defer w.stop()
-	return w.measure(ctx)
+	return w.measure(ctx, profile)
 }

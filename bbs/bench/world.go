@@ -1,87 +1,115 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/durationpb"
 
+	auctioneerv1 "diego.internal/proto/auctioneer/v1"
 	bbsv1 "diego.internal/proto/bbs/v1"
-	"diego.internal/servicekit/grpcclient"
+	locketv1 "diego.internal/proto/locket/v1"
+	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/servicekit/grpcserver"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/mtls/authority"
+	"diego.internal/servicekit/telemetry"
 )
 
 const (
 	callers  = 50
 	watchers = 100
-	maxCells = 1000
+	cells    = 1000
+	// operators is how many connections the callers share that are not cells.
+	operators = 4
 
 	trustDomain = "bench.internal"
+	startLimit  = 30 * time.Second
+	// presenceTTL is the longest that locket allows, presenceRenewal well within it.
+	presenceTTL     = 5 * time.Minute
+	presenceRenewal = 2 * time.Minute
 )
 
-// world is a BBS and everybody who calls it.
+type worldConfig struct {
+	folder      string
+	n           int    // LRPs
+	bbs, locket string // databases
+}
+
+// world is a BBS and everybody whom it needs and who calls it.
 type world struct {
-	n, cells int
-	server   *exec.Cmd
-	input    io.WriteCloser
-	output   *bufio.Scanner
-	address  string
-	ca       *authority.Authority
-	folder   string
+	cfg        worldConfig
+	n          int
+	ca         *authority.Authority
+	locket     *process
+	bbs        *process   // the active one
+	started    []*process // all BBSs, the newest last
+	auctioneer string     // address
+	cancel     context.CancelFunc
+	background sync.WaitGroup
 
 	operators []*grpc.ClientConn
 	cellConns []*grpc.ClientConn
+	others    []*grpc.ClientConn
 }
 
-func startWorld(ctx context.Context, folder, database string, n int) (*world, error) {
-	w := &world{n: n, cells: min(n, maxCells), folder: folder}
-	var err error
-	if w.ca, err = authority.New(trustDomain, 24*time.Hour); err != nil {
-		return nil, err
-	}
-	if err := w.startServer(ctx, database); err != nil {
-		return nil, fmt.Errorf("starting the bbs: %w", err)
-	}
-	for i := range 4 {
-		conn, err := w.dial(mtls.RoleOperator, fmt.Sprint("bench-", i))
-		if err != nil {
-			return nil, err
+// startWorld returns a world that is to be stopped even if there is an error.
+func startWorld(ctx context.Context, cfg worldConfig) (*world, error) {
+	w := &world{cfg: cfg, n: cfg.n, cancel: func() {}}
+	limited, done := context.WithTimeoutCause(ctx, 4*startLimit, errors.New("the world took too long to start"))
+	defer done()
+	for _, step := range []func(context.Context) error{
+		w.prepare, w.startAuctioneer, w.startLocket, w.registerCells, w.startFirst, w.connect,
+	} {
+		if err := step(limited); err != nil {
+			return w, err
 		}
-		w.operators = append(w.operators, conn)
-	}
-	for i := range w.cells {
-		conn, err := w.dial(mtls.RoleCell, cellName(i))
-		if err != nil {
-			return nil, err
-		}
-		conn.Connect()
-		w.cellConns = append(w.cellConns, conn)
 	}
 	return w, nil
 }
 
-func (w *world) issue(role, name string) (mtls.Config, error) {
-	base := filepath.Join(w.folder, role+"-"+name)
-	files := mtls.Config{CA: filepath.Join(w.folder, "ca.crt"), Certificate: base + ".crt", Key: base + ".key"}
-	return files, w.ca.Issue(authority.Leaf{
-		Identity: mtls.Identity{TrustDomain: trustDomain, Role: role, Name: name}, Lifetime: 12 * time.Hour,
-	}, files)
+func (w *world) prepare(ctx context.Context) error {
+	var err error
+	if w.ca, err = authority.New(trustDomain, 24*time.Hour); err != nil {
+		return err
+	}
+	if err := authority.WriteFile(w.caFile(), w.ca.PEM(), 0o600); err != nil {
+		return err
+	}
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret) // never fails, see crypto/rand
+	if err := os.WriteFile(filepath.Join(w.cfg.folder, "key"), []byte(hex.EncodeToString(secret)), 0o600); err != nil {
+		return err
+	}
+	return build(ctx, w.cfg.folder)
 }
 
-func (w *world) dial(role, name string) (*grpc.ClientConn, error) {
+func (w *world) caFile() string { return filepath.Join(w.cfg.folder, "ca.crt") }
+
+// issue makes the certificate of somebody.
+func (w *world) issue(role, name string) (mtls.Config, error) {
+	base := filepath.Join(w.cfg.folder, role+"-"+name)
+	files := mtls.Config{Certificate: base + ".crt", Key: base + ".key"}
+	err := w.ca.Issue(authority.Leaf{Identity: mtls.Identity{TrustDomain: trustDomain, Role: role, Name: name}, Lifetime: 12 * time.Hour}, files)
+	files.CA = w.caFile()
+	return files, err
+}
+
+// dial connects somebody to a server. It is gRPC without what the product's client adds, balancing, retries and metrics, and with
+// small buffers, because callers and callee share the processors.
+func (w *world) dial(ctx context.Context, role, name, server, address string) (*grpc.ClientConn, error) {
 	files, err := w.issue(role, name)
 	if err != nil {
 		return nil, err
@@ -90,223 +118,227 @@ func (w *world) dial(role, name string) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return grpcclient.Dial(grpcclient.Config{Addresses: []string{w.address}}, grpcclient.Options{
-		Source: source, Server: mtls.Peer{Role: mtls.RoleBBS}, Timeout: time.Minute,
+	conn, err := grpc.NewClient("passthrough:///"+address,
+		grpc.WithTransportCredentials(credentials.NewTLS(source.ClientConfig(mtls.Peer{Role: server}))),
+		grpc.WithDisableServiceConfig(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(grpcserver.MaxMessage)),
+		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(4<<20),
+		grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10), grpc.WithSharedWriteBuffer(true))
+	if err != nil {
+		return nil, fmt.Errorf("dialing %s: %w", server, err)
+	}
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) {
+			return nil, errors.Join(fmt.Errorf("connecting %s-%s to %s: %w", role, name, server, context.Cause(ctx)), conn.Close())
+		}
+	}
+	return conn, nil
+}
+
+// acceptAll is an auctioneer that accepts every auction and places nothing.
+type acceptAll struct {
+	auctioneerv1.UnimplementedAuctionsServer
+}
+
+func (acceptAll) RequestLRPAuctions(context.Context, *auctioneerv1.RequestLRPAuctionsRequest) (*auctioneerv1.RequestLRPAuctionsResponse, error) {
+	return &auctioneerv1.RequestLRPAuctionsResponse{}, nil
+}
+
+func (w *world) startAuctioneer(ctx context.Context) error {
+	files, err := w.issue(mtls.RoleAuctioneer, "")
+	if err != nil {
+		return err
+	}
+	source, err := mtls.Load(files)
+	if err != nil {
+		return err
+	}
+	server, err := grpcserver.New(grpcserver.Options{
+		Source: source, Allow: grpcserver.Table{"/auctioneer.v1.Auctions/": {mtls.RoleBBS}}, Telemetry: telemetry.Discard(), Listen: "127.0.0.1:0",
 	})
-}
-
-// startServer runs this program once more as the BBS, so that its memory is its own.
-func (w *world) startServer(ctx context.Context, database string) error {
-	files, err := w.issue(mtls.RoleBBS, "")
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(serverConfig{Database: database, TLS: files})
-	if err != nil {
-		return err
-	}
-	file := filepath.Join(w.folder, "server.json")
-	if err := os.WriteFile(file, text, 0o600); err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	w.server = exec.CommandContext(ctx, self, "-serve", file) //nolint:gosec // this program
-	w.server.Stderr = os.Stderr
-	if w.input, err = w.server.StdinPipe(); err != nil {
-		return err
-	}
-	out, err := w.server.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := w.server.Start(); err != nil {
-		return err
-	}
-	w.output = bufio.NewScanner(out)
-	if !w.output.Scan() {
-		return errors.Join(errors.New("it did not say its address"), w.output.Err())
-	}
-	w.address = w.output.Text()
+	auctioneerv1.RegisterAuctionsServer(server.GRPC(), acceptAll{})
+	server.SetServing("auctioneer.v1", true)
+	w.auctioneer = server.Addr()
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w.cancel = cancel
+	w.background.Go(func() { _ = server.Run(serving) }) // its end is the end of the world
 	return nil
 }
 
-func (w *world) stop() {
-	for _, conn := range append(w.operators, w.cellConns...) {
-		_ = conn.Close()
-	}
-	_ = w.input.Close()
-	_ = w.server.Wait()
-}
-
-// operator returns a connection for caller number i.
-func (w *world) operator(i int) *grpc.ClientConn { return w.operators[i%len(w.operators)] }
-
-// each calls f for 0..n-1 from all callers and returns how long it took.
-func each(ctx context.Context, n int, f func(ctx context.Context, i int) error) (time.Duration, error) {
-	var next atomic.Int64
-	g, ctx := errgroup.WithContext(ctx)
-	started := time.Now()
-	for range callers {
-		g.Go(func() error {
-			for ctx.Err() == nil {
-				i := int(next.Add(1) - 1)
-				if i >= n {
-					return nil
-				}
-				if err := f(ctx, i); err != nil {
-					return err
-				}
-			}
-			return context.Cause(ctx)
-		})
-	}
-	err := g.Wait()
-	return time.Since(started), err
-}
-
-func perSecond(n int, took time.Duration) float64 { return float64(n) / took.Seconds() }
-
-// measure runs all measurements of the BBS.
-func (w *world) measure(ctx context.Context) error {
-	for _, step := range []func(context.Context) error{
-		w.measureWrites, w.measureNoops, w.measureLists, w.measureConvergence, w.measureWatchers, w.measureMemory,
-	} {
-		if err := step(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (w *world) measureWrites(ctx context.Context) error {
-	for _, pass := range []struct {
-		name string
-		call func(ctx context.Context, i int) error
-	}{
-		{"bbs_desire_lrp", func(ctx context.Context, i int) error {
-			_, err := bbsv1.NewDesiredLRPsClient(w.operator(i)).DesireLRP(ctx, &bbsv1.DesireLRPRequest{DesiredLrp: desiredLRP(i)})
-			return err
-		}},
-		{"bbs_claim_actual_lrp", func(ctx context.Context, i int) error {
-			_, err := w.cell(i).ClaimActualLRP(ctx, claimRequest(i, w.cells))
-			return err
-		}},
-		{"bbs_start_actual_lrp", func(ctx context.Context, i int) error { return w.startLRP(ctx, i, 0) }},
-	} {
-		took, err := each(ctx, w.n, pass.call)
-		if err != nil {
-			return fmt.Errorf("%s: %w", pass.name, err)
-		}
-		row(pass.name, w.n, perSecond(w.n, took), "per_s")
-	}
-	return nil
-}
-
-func (w *world) cell(i int) bbsv1.ActualLRPCellClient {
-	return bbsv1.NewActualLRPCellClient(w.cellConns[cellOf(i, w.cells)])
-}
-
-func (w *world) startLRP(ctx context.Context, i, generation int) error {
-	_, err := w.cell(i).StartActualLRP(ctx, startRequest(i, w.cells, generation))
+// startLocket starts the lock service and waits until it serves.
+func (w *world) startLocket(context.Context) error {
+	var err error
+	w.locket, err = w.spawn("locket", mtls.RoleLocket, w.cfg.locket, "")
 	return err
 }
 
-func (w *world) measureNoops(ctx context.Context) error {
-	calls := max(w.n, 50000)
-	took, err := each(ctx, calls, func(ctx context.Context, i int) error { return w.startLRP(ctx, i%w.n, 0) })
+// spawn starts a process of the product with the sections that all have.
+func (w *world) spawn(name, program, database, more string) (*process, error) {
+	files, err := w.issue(program, "")
 	if err != nil {
-		return fmt.Errorf("heartbeats: %w", err)
+		return nil, err
 	}
-	row("bbs_start_noop", w.n, perSecond(calls, took), "per_s")
-	return nil
+	listen, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	debug, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	p, err := spawn(name, filepath.Join(w.cfg.folder, program), fmt.Sprintf(`
+debug: {listen: %q}
+grpc: {listen: %q, tls: {ca: %q, certificate: %q, key: %q}}
+database: {connection_string: %q}
+%s`, debug, listen, files.CA, files.Certificate, files.Key, database, more))
+	if err != nil {
+		return nil, err
+	}
+	p.address, p.debug = listen, debug
+	return p, nil
 }
 
-func (w *world) measureLists(ctx context.Context) error {
-	ms, err := medianOf(5, func() error {
-		stream, err := bbsv1.NewDesiredLRPsClient(w.operator(0)).ListSchedulingInfos(ctx, &bbsv1.ListSchedulingInfosRequest{})
-		return count(stream, err, w.n, func(m *bbsv1.ListSchedulingInfosResponse) int { return len(m.GetSchedulingInfos()) })
-	})
+// registerCells makes the presences of all cells, without which the BBS would take their instances for lost, and keeps them.
+func (w *world) registerCells(ctx context.Context) error {
+	conn, err := w.dial(ctx, mtls.RoleOperator, "locket", mtls.RoleLocket, w.locket.address)
 	if err != nil {
-		return fmt.Errorf("listing scheduling infos: %w", err)
+		return fmt.Errorf("%w: %s", err, w.locket.lastLines())
 	}
-	row("bbs_scheduling_infos", w.n, ms, "ms")
-	lrps := bbsv1.NewActualLRPsClient(w.operator(0))
-	rows := func(m *bbsv1.ListActualLRPsResponse) int { return len(m.GetActualLrps()) }
-	ms, err = medianOf(5, func() error {
-		stream, err := lrps.ListActualLRPs(ctx, &bbsv1.ListActualLRPsRequest{})
-		return count(stream, err, w.n, rows)
-	})
+	w.others = append(w.others, conn)
+	client := locketv1.NewLocketClient(conn)
+	err = w.locket.poll(ctx, func() (bool, error) { return lockCell(ctx, client, 0) == nil, nil })
+	if err == nil {
+		err = lockCells(ctx, client)
+	}
 	if err != nil {
-		return fmt.Errorf("listing actual lrps: %w", err)
+		return fmt.Errorf("registering the cells: %w", err)
 	}
-	row("bbs_actual_lrps", w.n, ms, "ms")
-
-	calls := 20000
-	took, err := each(ctx, calls, func(ctx context.Context, i int) error {
-		stream, err := bbsv1.NewActualLRPsClient(w.operator(i)).ListActualLRPs(ctx, &bbsv1.ListActualLRPsRequest{CellId: cellName(i % w.cells)})
-		return count(stream, err, -1, rows)
-	})
-	if err != nil {
-		return fmt.Errorf("listing the actual lrps of a cell: %w", err)
-	}
-	row("bbs_actual_lrps_of_cell", w.n, perSecond(calls, took), "per_s")
-	return nil
-}
-
-// count reads a list to its end; want is how many records it must have, if not negative.
-func count[M any](stream grpc.ServerStreamingClient[M], err error, want int, rows func(*M) int) error {
-	if err != nil {
-		return err
-	}
-	got := 0
-	for {
-		m, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		got += rows(m)
-	}
-	if want >= 0 && got != want {
-		return fmt.Errorf("got %d records, want %d", got, want)
-	}
-	return nil
-}
-
-func (w *world) measureConvergence(context.Context) error {
-	if _, err := fmt.Fprintln(w.input, "converge"); err != nil {
-		return err
-	}
-	if !w.output.Scan() {
-		return errors.Join(errors.New("the bbs did not answer"), w.output.Err())
-	}
-	ms, err := strconv.ParseFloat(w.output.Text(), 64)
-	if err != nil {
-		return err
-	}
-	row("bbs_converge_idle", w.n, ms, "ms")
-	return nil
-}
-
-// measureMemory reads the largest resident memory that the BBS ever had.
-func (w *world) measureMemory(context.Context) error {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.server.Process.Pid))
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
-			if err != nil {
-				return err
+	keeping, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	before := w.cancel
+	w.cancel = func() { cancel(); before() }
+	w.background.Go(func() {
+		ticker := time.NewTicker(presenceRenewal)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-keeping.Done():
+				return
+			case <-ticker.C:
+				_ = lockCells(keeping, client) // an expired cell shows as a row that differs, or fails
 			}
-			row("bbs_rss", w.n, kib/1024, "MiB")
+		}
+	})
+	return nil
+}
+
+func lockCells(ctx context.Context, client locketv1.LocketClient) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(callers)
+	for i := range cells {
+		g.Go(func() error { return lockCell(ctx, client, i) })
+	}
+	return g.Wait()
+}
+
+func lockCell(ctx context.Context, client locketv1.LocketClient, i int) error {
+	value, err := protojson.Marshal(&workloadv1.CellPresence{
+		CellId: cellName(i), RepAddress: "127.0.0.1:1", Zone: "z1",
+		Capacity: &workloadv1.CellCapacity{MemoryMb: 1 << 20, DiskMb: 1 << 20, Containers: 1000},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = client.Lock(ctx, &locketv1.LockRequest{
+		Claim: &locketv1.Claim{Key: cellName(i), Owner: cellName(i), Value: string(value), Type: locketv1.ClaimType_CLAIM_TYPE_PRESENCE},
+		Ttl:   durationpb.New(presenceTTL), Incarnation: 1,
+	})
+	return err
+}
+
+// startBBS starts one more BBS; the first becomes active, others are standbys.
+func (w *world) startBBS(name, convergence string) (*process, error) {
+	p, err := w.spawn(name, mtls.RoleBBS, w.cfg.bbs, fmt.Sprintf(`
+locket: {addresses: [%q]}
+auctioneer: {addresses: [%q]}
+lock: {owner: %q}
+encryption: {active_key: bench, keys: [{label: bench, file: %q}]}
+convergence: {interval: %s}
+`, w.locket.address, w.auctioneer, name, filepath.Join(w.cfg.folder, "key"), convergence))
+	if err == nil {
+		w.started = append(w.started, p)
+	}
+	return p, err
+}
+
+func (w *world) startFirst(ctx context.Context) error {
+	var err error
+	if w.bbs, err = w.startBBS("bbs-1", "30s"); err != nil {
+		return err
+	}
+	conn, err := w.dialBBS(ctx, w.bbs, "first")
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, w.bbs.lastLines())
+	}
+	return w.bbs.poll(ctx, func() (bool, error) {
+		_, err := bbsv1.NewDomainsClient(conn).ListDomains(ctx, &bbsv1.ListDomainsRequest{})
+		return err == nil, nil
+	})
+}
+
+func (w *world) dialBBS(ctx context.Context, p *process, operator string) (*grpc.ClientConn, error) {
+	conn, err := w.dial(ctx, mtls.RoleOperator, operator, mtls.RoleBBS, p.address)
+	if err == nil {
+		w.others = append(w.others, conn)
+	}
+	return conn, err
+}
+
+// connect makes the connections of all callers, so that no pass pays for handshakes.
+func (w *world) connect(ctx context.Context) error {
+	w.operators, w.cellConns = make([]*grpc.ClientConn, operators), make([]*grpc.ClientConn, cells)
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(callers)
+	for i := range w.operators {
+		g.Go(func() (err error) {
+			w.operators[i], err = w.dial(ctx, mtls.RoleOperator, fmt.Sprint("bench-", i), mtls.RoleBBS, w.bbs.address)
+			return err
+		})
+	}
+	for i := range w.cellConns {
+		g.Go(func() (err error) {
+			w.cellConns[i], err = w.dial(ctx, mtls.RoleCell, cellName(i), mtls.RoleBBS, w.bbs.address)
+			return err
+		})
+	}
+	return g.Wait()
+}
+
+// disconnect ends the connections of all callers.
+func (w *world) disconnect() {
+	for _, conns := range [...][]*grpc.ClientConn{w.operators, w.cellConns, w.others} {
+		for _, conn := range conns {
+			if conn != nil {
+				_ = conn.Close() // nothing is under way
+			}
 		}
 	}
-	return nil
+	w.operators, w.cellConns, w.others = nil, nil, nil
+}
+
+// stop ends everything.
+func (w *world) stop() error {
+	var errs []error
+	for _, p := range w.started {
+		errs = append(errs, p.stop())
+	}
+	w.cancel()
+	w.disconnect()
+	w.background.Wait()
+	if w.locket != nil {
+		errs = append(errs, w.locket.stop())
+	}
+	return errors.Join(errs...)
 }

@@ -20,9 +20,10 @@ type chunks struct {
 	// send sends one chunk whose records are the raw bytes, which it must not keep.
 	send func(raw []byte) error
 
-	buffer []byte
-	rows   int
-	sent   bool
+	buffer  []byte
+	scratch []byte
+	rows    int
+	sent    bool
 }
 
 // add appends one encoded record.
@@ -30,6 +31,12 @@ func (c *chunks) add(record []byte) error {
 	c.buffer = protowire.AppendTag(c.buffer, c.field, protowire.BytesType)
 	c.buffer = protowire.AppendBytes(c.buffer, record)
 	return c.added()
+}
+
+// addEncoded appends one record that encode appends to what it is given.
+func (c *chunks) addEncoded(encode func([]byte) []byte) error {
+	c.scratch = encode(c.scratch[:0])
+	return c.add(c.scratch)
 }
 
 // addMessage appends one record that is not encoded yet.

@@ -309,7 +309,7 @@ func (d *desiredLRPs) ListSchedulingInfos(req *bbsv1.ListSchedulingInfosRequest,
 		return stream.Send(splice(&bbsv1.ListSchedulingInfosResponse{Revision: view.Revision()}, raw))
 	}}
 	for row := range selectDesireds(view, req.GetFilter()) {
-		if err := out.addMessage(wire.SchedulingInfo(row)); err != nil {
+		if err := out.addEncoded(func(b []byte) []byte { return wire.AppendSchedulingInfo(b, row) }); err != nil {
 			return err
 		}
 	}
@@ -325,7 +325,7 @@ func (d *desiredLRPs) ListRoutingInfos(req *bbsv1.ListRoutingInfosRequest, strea
 		return stream.Send(splice(&bbsv1.ListRoutingInfosResponse{Revision: view.Revision()}, raw))
 	}}
 	for row := range selectDesireds(view, req.GetFilter()) {
-		if err := out.addMessage(wire.RoutingInfo(row)); err != nil {
+		if err := out.addEncoded(func(b []byte) []byte { return wire.AppendRoutingInfo(b, row) }); err != nil {
 			return err
 		}
 	}

@@ -216,7 +216,7 @@ func (f *follower) snapshotDesireds(view *store.View, out *chunks) error {
 		if d == nil || !f.wanted(d.ProcessGUID, d.Domain) {
 			return nil
 		}
-		return out.addMessage(wire.SchedulingInfo(d))
+		return out.addEncoded(func(b []byte) []byte { return wire.AppendSchedulingInfo(b, d) })
 	}
 	if f.filter.CellID == "" {
 		for d := range view.Desireds() {

@@ -86,7 +86,7 @@ func encodeEntry(c *changes, events []watch.Event) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("encoding desired lrp %q: %w", d.ProcessGUID, err)
 		}
-		e.row(rowDesired, field(nil, 2, e.record(encode(wire.SchedulingInfo(d)))), blob(9, header))
+		e.row(rowDesired, field(nil, 2, e.record(wire.AppendSchedulingInfo(nil, d))), blob(9, header))
 	}
 	for _, guid := range c.desiredsGone {
 		e.row(rowDesired, str(3, guid))

@@ -233,10 +233,10 @@ func (tx *Tx) emitDesired(e *lrp.DesiredEvent) {
 		event.Kind, about = watch.DesiredRemoved, e.Before
 	}
 	if e.Before != nil {
-		event.Before = encode(wire.SchedulingInfo(e.Before))
+		event.Before = wire.AppendSchedulingInfo(nil, e.Before)
 	}
 	if e.After != nil {
-		event.After = encode(wire.SchedulingInfo(e.After))
+		event.After = wire.AppendSchedulingInfo(nil, e.After)
 	}
 	event.Subject, event.Domain = about.ProcessGUID, about.Domain
 	event.Cells = tx.cellsOf(about.ProcessGUID)

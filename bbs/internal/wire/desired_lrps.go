@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/encoding/protowire"
+
 	"diego.internal/bbs/internal/lrp"
 	workloadv1 "diego.internal/proto/workload/v1"
 )
@@ -182,4 +184,110 @@ func updateStrategyFrom(s workloadv1.UpdateStrategy) lrp.UpdateStrategy {
 	case workloadv1.UpdateStrategy_UPDATE_STRATEGY_UNSPECIFIED, workloadv1.UpdateStrategy_UPDATE_STRATEGY_ROLLING:
 	}
 	return lrp.Rolling
+}
+
+// AppendSchedulingInfo appends the encoding of SchedulingInfo(d), the same in every field, without
+// making the message: lists of all of them are long, and most of their cost would be that.
+func AppendSchedulingInfo(b []byte, d *lrp.Desired) []byte {
+	out := message(b).str(1, d.ProcessGUID).str(2, d.Domain).str(3, d.LogGUID).str(4, d.Annotation).
+		num(5, uint64(d.Instances)) //nolint:gosec // never negative
+	out, end := out.open(6)
+	out = out.num(1, uint64(d.Resources.MemoryMB)).num(2, uint64(d.Resources.DiskMB)).num(3, uint64(d.Resources.MaxPids)).close(end) //nolint:gosec // never negative
+	out, end = out.open(7)
+	out = out.placement(d).close(end)
+	out = out.routes(8, d.Routes).metricTags(9, d.MetricTags).
+		num(10, uint64(updateStrategy(d.UpdateStrategy))) //nolint:gosec // an enum
+	if d.CrashPolicy != nil {
+		out, end = out.open(11)
+		out = out.optional(1, d.CrashPolicy.ImmediateRestarts).optional(2, d.CrashPolicy.MaxSecondsBetweenRestarts).
+			optional(3, d.CrashPolicy.MaxRestartAttempts).close(end)
+	}
+	return out.str(12, d.ActiveDefinitionID).tag(13, d.Tag).num(14, d.Revision)
+}
+
+// AppendRoutingInfo is AppendSchedulingInfo for RoutingInfo(d).
+func AppendRoutingInfo(b []byte, d *lrp.Desired) []byte {
+	return message(b).str(1, d.ProcessGUID).str(2, d.Domain).str(3, d.LogGUID).
+		num(4, uint64(d.Instances)). //nolint:gosec // never negative
+		routes(5, d.Routes).metricTags(6, d.MetricTags).tag(7, d.Tag).num(8, d.Revision)
+}
+
+// open begins a message in a field, whose length close fills in. Such messages are short, so one byte
+// is left for the length, and close makes room if that is not enough.
+func (m message) open(field protowire.Number) (message, int) {
+	m = append(protowire.AppendTag(m, field, protowire.BytesType), 0)
+	return m, len(m)
+}
+
+func (m message) close(start int) message {
+	size := len(m) - start
+	if size < 0x80 {
+		m[start-1] = byte(size)
+		return m
+	}
+	var length [10]byte
+	encoded := protowire.AppendVarint(length[:0], uint64(size)) //nolint:gosec // a length
+	m = append(m, encoded[1:]...)
+	copy(m[start+len(encoded)-1:], m[start:start+size])
+	copy(m[start-1:], encoded)
+	return m
+}
+
+func (m message) tag(field protowire.Number, t lrp.ModificationTag) message {
+	m, end := m.open(field)
+	return m.str(1, t.Epoch).num(2, uint64(t.Index)).close(end)
+}
+
+func (m message) placement(d *lrp.Desired) message {
+	m = m.str(1, d.Placement.RootFS)
+	for _, driver := range d.Placement.VolumeDrivers {
+		m = m.bytes(2, []byte(driver))
+	}
+	for _, tag := range d.Placement.PlacementTags {
+		m = m.bytes(3, []byte(tag))
+	}
+	if d.Placement.Constraint != nil {
+		var end int
+		m, end = m.open(4)
+		for _, tag := range d.Placement.Constraint.Require {
+			m = m.bytes(1, []byte(tag))
+		}
+		m = m.close(end)
+	}
+	return m
+}
+
+func (m message) routes(field protowire.Number, routes []lrp.Route) message {
+	for _, route := range routes {
+		if route.Router == SecretRouter {
+			continue
+		}
+		var end int
+		m, end = m.open(field)
+		m = m.bytes(1, []byte(route.Router)).bytes(2, route.Value).close(end)
+	}
+	return m
+}
+
+func (m message) metricTags(field protowire.Number, tags []lrp.MetricTag) message {
+	for _, tag := range tags {
+		entry, end := m.open(field)
+		entry = entry.bytes(1, []byte(tag.Name))
+		value, valueEnd := entry.open(2)
+		if tag.Dynamic == lrp.NotDynamic {
+			value = value.bytes(1, []byte(tag.Static)) // a member of a oneof is there even if it is empty
+		} else {
+			value = value.num(2, uint64(metricTagValue(tag).GetDynamic())) //nolint:gosec // an enum
+		}
+		m = value.close(valueEnd).close(end)
+	}
+	return m
+}
+
+// optional appends a number that is there even if it is 0, unless it is nil.
+func (m message) optional(field protowire.Number, v *uint32) message {
+	if v == nil {
+		return m
+	}
+	return protowire.AppendVarint(protowire.AppendTag(m, field, protowire.VarintType), uint64(*v))
 }

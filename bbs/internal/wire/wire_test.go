@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -163,6 +164,24 @@ func TestProjectionsHoldNoSecretRoute(t *testing.T) {
 	require.NotContains(t, routing.GetRoutes(), SecretRouter)
 	require.Empty(t, cmp.Diff(d.Placement, PlacementFrom(info.GetPlacement())))
 	require.Equal(t, d.Resources, ResourcesFrom(info.GetResources()))
+}
+
+func TestAppendedInfosAreTheEncodingsOfTheMessages(t *testing.T) {
+	t.Parallel()
+	long := desired()
+	long.Routes[0].Value = []byte(strings.Repeat("r", 40000))
+	long.MetricTags = append(long.MetricTags, lrp.MetricTag{Name: "long", Static: strings.Repeat("x", 300)}, lrp.MetricTag{Name: "empty"})
+	long.Placement.PlacementTags = []string{strings.Repeat("t", 200), ""}
+	for name, d := range map[string]*lrp.Desired{"all fields": desired(), "no field": {}, "long fields": long} {
+		var info workloadv1.SchedulingInfo
+		require.NoError(t, proto.Unmarshal(AppendSchedulingInfo([]byte{}, d), &info), name)
+		require.Empty(t, cmp.Diff(SchedulingInfo(d), &info, protocmp.Transform()), name)
+		var routing workloadv1.RoutingInfo
+		prefix := []byte("before")
+		appended := AppendRoutingInfo(prefix, d)
+		require.NoError(t, proto.Unmarshal(appended[len(prefix):], &routing), name)
+		require.Empty(t, cmp.Diff(RoutingInfo(d), &routing, protocmp.Transform()), name)
+	}
 }
 
 func TestTaskRoundTrip(t *testing.T) {
