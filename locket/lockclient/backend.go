@@ -52,7 +52,8 @@ type Held struct {
 	Claim
 	// Token grows with every acquisition, so of two holders of a key the later has the higher one.
 	Token int64
-	// AcquiredAt and ExpiresAt are by the clock of the store: for display, not for decisions.
+	// AcquiredAt and ExpiresAt are for display, not for decisions: by the clock of locket's database; in
+	// Consul by that of the holder, and ExpiresAt is zero because Consul does not tell.
 	AcquiredAt time.Time
 	ExpiresAt  time.Time
 }

@@ -16,6 +16,9 @@ type Config struct {
 	Owner string `yaml:"owner"`
 	// TTL is how long the claim outlives its holder, from 3 s to 300 s. Default 5 s.
 	TTL time.Duration `yaml:"ttl"`
+	// Backend is the store of the claim, "locket" or "consul". Default "locket". All instances of a
+	// process have to choose the same one, and so has whoever watches its presences.
+	Backend Kind `yaml:"backend"`
 }
 
 // SetDefaults fills what the file may leave out.
@@ -29,6 +32,9 @@ func (c *Config) Validate() error {
 	}
 	if err := checkTTL(c.TTL); err != nil {
 		problems = append(problems, config.Invalid("ttl", "%v", err))
+	}
+	if err := c.Backend.Validate(); err != nil {
+		problems = append(problems, config.Invalid("backend", "%v", err))
 	}
 	return errors.Join(problems...)
 }

@@ -1,8 +1,14 @@
 package lockclient_test
 
 import (
+	"fmt"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/stretchr/testify/require"
+
+	"diego.internal/locket/consultest"
 	"diego.internal/locket/lockclient"
 	"diego.internal/locket/lockclient/backendtest"
 	"diego.internal/locket/lockettest"
@@ -31,6 +37,30 @@ func TestLocketIsABackend(t *testing.T) {
 		t.Helper()
 		return lockclient.NewLocket(lockettest.Dial(t, operator, lockets(t, 2)...))
 	})
+}
+
+// All cases share a server, under prefixes of their own.
+func TestConsulIsABackend(t *testing.T) {
+	t.Parallel()
+	server := consultest.Start(t, consultest.Config{SessionTTLMin: time.Second})
+	var stores atomic.Int64
+	t.Run("suite", func(t *testing.T) {
+		backendtest.Run(t, func(t *testing.T) lockclient.Backend {
+			t.Helper()
+			cfg := server.Client()
+			cfg.Prefix = fmt.Sprintf("suite-%d/", stores.Add(1))
+			return consulBackend(t, cfg)
+		})
+	})
+}
+
+func consulBackend(t *testing.T, cfg lockclient.ConsulConfig) lockclient.Backend {
+	t.Helper()
+	require.NoError(t, cfg.Validate())
+	backend, closeIdle, err := lockclient.NewConsul(cfg)
+	require.NoError(t, err)
+	t.Cleanup(closeIdle)
+	return backend
 }
 
 func TestMemoryIsABackend(t *testing.T) {

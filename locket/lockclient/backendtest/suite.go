@@ -76,7 +76,8 @@ func storesClaims(t *testing.T, b lockclient.Backend) {
 	if diff := cmp.Diff(held, fetched); diff != "" {
 		t.Errorf("fetched (-answered +fetched):\n%s", diff)
 	}
-	if left := fetched.ExpiresAt.Sub(fetched.AcquiredAt); left != want.TTL {
+	// Not every store tells when a claim ends.
+	if left := fetched.ExpiresAt.Sub(fetched.AcquiredAt); !fetched.ExpiresAt.IsZero() && left != want.TTL {
 		t.Errorf("expires %v after its acquisition, its ttl is %v", left, want.TTL)
 	}
 	_, err = b.Fetch(t.Context(), "cell-2")
