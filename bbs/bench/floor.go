@@ -25,77 +25,86 @@ func measureFloor(ctx context.Context, pool *pgxpool.Pool, n int) error {
 	if _, err := pool.Exec(ctx, floorTables); err != nil {
 		return err
 	}
-	took, err := each(ctx, n, func(ctx context.Context, i int) error { return insertDesired(ctx, pool, i) })
+	rate, err := statements(ctx, pool, n, insertDesired)
 	if err != nil {
 		return err
 	}
-	row("floor_insert", n, perSecond(n, took), "per_s")
+	row("floor_insert", n, rate, "per_s")
 	if err := copyActuals(ctx, pool, n); err != nil {
 		return err
 	}
-	took, err = each(ctx, n, func(ctx context.Context, i int) error {
-		m := startRequest(i, maxCells, 0)
-		net, err := proto.Marshal(m.GetNetInfo())
-		if err != nil {
-			return err
-		}
-		_, err = pool.Exec(ctx, `update floor_actual set state = 'RUNNING', instance_guid = $2, cell_id = $3, net_info = $4, since = $5, tag_index = tag_index + 1
-			where guid = $1 and index = 0 and presence = 0`, guid(i), m.GetInstanceKey().GetInstanceGuid(), m.GetInstanceKey().GetCellId(), net, time.Now().UnixNano())
-		return err
-	})
-	if err != nil {
+	if rate, err = statements(ctx, pool, n, updateActual); err != nil {
 		return err
 	}
-	row("floor_update", n, perSecond(n, took), "per_s")
-	for _, list := range []struct{ name, sql string }{
-		{"floor_scheduling_infos", `select guid, domain, instances, annotation, routes, tags, memory, disk, rootfs, epoch, tag_index from floor_desired`},
-		{"floor_actual_lrps", `select * from floor_actual`},
+	row("floor_update", n, rate, "per_s")
+	for _, list := range []struct {
+		name string
+		read func(context.Context, *pgxpool.Pool, int) error
+	}{
+		{"floor_scheduling_infos", readAll[floorDesired]},
+		{"floor_actual_lrps", readAll[floorActual]},
 	} {
-		ms, err := medianOf(5, func() error { return readAll(ctx, pool, list.sql, n) })
+		ms, err := medianOf(lists, func() error { return list.read(ctx, pool, n) })
 		if err != nil {
 			return err
 		}
 		row(list.name, n, ms, "ms")
 	}
-	cells := min(n, maxCells)
-	calls := 20000
-	took, err = each(ctx, calls, func(ctx context.Context, i int) error {
-		rows, err := pool.Query(ctx, `select * from floor_actual where cell_id = $1`, cellName(i%cells))
-		if err != nil {
-			return err
-		}
-		for rows.Next() {
-			rows.RawValues()
-		}
-		return rows.Err()
-	})
-	if err != nil {
-		return err
-	}
-	row("floor_actual_lrps_of_cell", n, perSecond(calls, took), "per_s")
 	return nil
 }
 
-func insertDesired(ctx context.Context, pool *pgxpool.Pool, i int) error {
+// statements runs statement i for 0..n-1 from as many connections as there are callers, and returns how many ended per second.
+// Like the requests of a pass they are made beforehand.
+func statements(ctx context.Context, pool *pgxpool.Pool, n int, make func(i int) (sql string, args []any, err error)) (float64, error) {
+	var took time.Duration
+	for first := 0; first < n; first += block {
+		var sql string
+		all := [][]any{}
+		for i := first; i < min(first+block, n); i++ {
+			text, args, err := make(i)
+			if err != nil {
+				return 0, err
+			}
+			sql, all = text, append(all, args)
+		}
+		spent, err := each(ctx, len(all), func(ctx context.Context, i int) error {
+			_, err := pool.Exec(ctx, sql, all[i]...)
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		took += spent
+	}
+	return perSecond(n, took), nil
+}
+
+func insertDesired(i int) (string, []any, error) {
 	m := desiredLRP(i)
 	definition, err := proto.Marshal(m.GetDefinition())
-	if err != nil {
-		return err
-	}
 	var routes []byte
 	for _, value := range m.GetRoutes() {
 		routes = append(routes, value...)
 	}
-	_, err = pool.Exec(ctx, `insert into floor_desired values ($1, $2, 1, $3, $4, $5, 256, 1024, 'preloaded:cflinuxfs4', $6, 0, $7)`,
-		m.GetProcessGuid(), m.GetDomain(), m.GetAnnotation(), routes, []byte(fmt.Sprint(m.GetMetricTags())), pseudoUUID("epoch", i), definition)
-	return err
+	return `insert into floor_desired values ($1, $2, 1, $3, $4, $5, 256, 1024, 'preloaded:cflinuxfs4', $6, 0, $7)`, []any{
+		m.GetProcessGuid(), m.GetDomain(), m.GetAnnotation(), routes, []byte(fmt.Sprint(m.GetMetricTags())), pseudoUUID("epoch", i), definition,
+	}, err
+}
+
+func updateActual(i int) (string, []any, error) {
+	m := startRequest(i, 0)
+	net, err := proto.Marshal(m.GetNetInfo())
+	return `update floor_actual set state = 'RUNNING', instance_guid = $2, cell_id = $3, net_info = $4, since = $5, tag_index = tag_index + 1
+		where guid = $1 and index = 0 and presence = 0`, []any{
+			guid(i), m.GetInstanceKey().GetInstanceGuid(), m.GetInstanceKey().GetCellId(), net, time.Now().UnixNano(),
+		}, err
 }
 
 // copyActuals makes the rows that are to be updated, which is not measured.
 func copyActuals(ctx context.Context, pool *pgxpool.Pool, n int) error {
 	columns := []string{"guid", "index", "presence", "domain", "state", "instance_guid", "cell_id", "since", "epoch", "tag_index", "crash_count", "zone", "routable", "internal_routes", "tags"}
 	_, err := pool.CopyFrom(ctx, pgx.Identifier{"floor_actual"}, columns, pgx.CopyFromSlice(n, func(i int) ([]any, error) {
-		m := startRequest(i, maxCells, 0)
+		m := startRequest(i, 0)
 		return []any{
 			guid(i), 0, 0, "cf-apps", "CLAIMED", "", "", time.Now().UnixNano(), pseudoUUID("epoch", i), 0, 0, "z1", true,
 			[]byte(fmt.Sprint(m.GetInternalRoutes())), []byte(fmt.Sprint(m.GetMetricTags())),
@@ -104,21 +113,63 @@ func copyActuals(ctx context.Context, pool *pgxpool.Pool, n int) error {
 	return err
 }
 
-func readAll(ctx context.Context, pool *pgxpool.Pool, sql string, want int) error {
-	rows, err := pool.Query(ctx, sql)
+// floorDesired and floorActual are the rows that the lists of the BBS show, and how to select and scan them.
+type floorDesired struct {
+	guid, domain, annotation, rootfs, epoch string
+	instances, memory, disk, tagIndex       int32
+	routes, tags                            []byte
+}
+
+func (d *floorDesired) sql() string {
+	return `select guid, domain, instances, annotation, routes, tags, memory, disk, rootfs, epoch, tag_index from floor_desired`
+}
+
+func (d *floorDesired) fields() []any {
+	return []any{&d.guid, &d.domain, &d.instances, &d.annotation, &d.routes, &d.tags, &d.memory, &d.disk, &d.rootfs, &d.epoch, &d.tagIndex}
+}
+
+type floorActual struct {
+	guid, domain, state, instanceGUID, cellID, epoch, zone string
+	index, tagIndex, crashCount                            int32
+	presence                                               int16
+	netInfo, internalRoutes, tags                          []byte
+	since                                                  int64
+	routable                                               bool
+}
+
+func (a *floorActual) sql() string {
+	return `select guid, index, presence, domain, state, instance_guid, cell_id, net_info, internal_routes, tags, since, epoch,
+		tag_index, crash_count, zone, routable from floor_actual`
+}
+
+func (a *floorActual) fields() []any {
+	return []any{
+		&a.guid, &a.index, &a.presence, &a.domain, &a.state, &a.instanceGUID, &a.cellID, &a.netInfo, &a.internalRoutes, &a.tags, &a.since,
+		&a.epoch, &a.tagIndex, &a.crashCount, &a.zone, &a.routable,
+	}
+}
+
+// readAll selects all rows and keeps them, as a program does that answers with them.
+func readAll[T any, P interface {
+	*T
+	sql() string
+	fields() []any
+}](ctx context.Context, pool *pgxpool.Pool, want int) error {
+	rows, err := pool.Query(ctx, P(new(T)).sql())
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
-	got := 0
+	var all []*T
 	for rows.Next() {
-		if _, err := rows.Values(); err != nil {
+		one := new(T)
+		if err := rows.Scan(P(one).fields()...); err != nil {
 			return err
 		}
-		got++
+		all = append(all, one)
 	}
-	if rows.Err() == nil && got != want {
-		return fmt.Errorf("read %d rows, want %d", got, want)
+	if rows.Err() == nil && len(all) != want {
+		return fmt.Errorf("read %d rows, want %d", len(all), want)
 	}
 	return rows.Err()
 }
@@ -133,6 +184,10 @@ func medianOf(runs int, f func() error) (float64, error) {
 		}
 		times[i] = milliseconds(time.Since(started))
 	}
-	slices.Sort(times)
-	return times[runs/2], nil
+	return median(times), nil
+}
+
+func median(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
 }

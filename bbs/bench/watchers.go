@@ -6,156 +6,228 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	bbsv1 "diego.internal/proto/bbs/v1"
 	"diego.internal/servicekit/mtls"
 )
 
-// audience is many watchers of everything. Each checks that revisions come without gap.
-type audience struct {
-	mu      sync.Mutex
-	reached map[uint64]int       // watchers that have a revision, until all have it
-	at      map[uint64]time.Time // when the last of them got it
-	waiting chan struct{}        // closed and replaced when a revision has reached all
-	failed  error
+const (
+	idleEvents   = 200
+	loadedEvents = 20000 // at most
+	idleRound    = 1     // generations of reports
+	loadedRound  = 2
+)
+
+// audience is many watchers of everything, each with a connection of its own.
+type audience []*watcher
+
+// watcher reads one watch. It counts events without decoding them: a hundred watchers that decode would leave nothing of the
+// processors to what is measured.
+type watcher struct {
+	stream grpc.ClientStream
+	mu     sync.Mutex
+	seen   []sighting
+	events int
+	// position is the newest revision that is complete.
+	position atomic.Uint64
+	failed   atomic.Pointer[error]
 }
 
-// measureWatchers measures starts with watchers and how long an event takes to the last of them.
+// sighting is when a revision was complete.
+type sighting struct {
+	revision uint64
+	at       time.Time
+}
+
+// measureWatchers measures how long an event takes to the last of the watchers, and starts that they see. The instances run
+// already and report another port, so that the work is that of a start: one row, one event.
 func (w *world) measureWatchers(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
+	var readers sync.WaitGroup
+	defer readers.Wait()
 	defer stop()
-	a := &audience{reached: map[uint64]int{}, at: map[uint64]time.Time{}, waiting: make(chan struct{})}
-	for i := range watchers {
-		conn, err := w.dial(mtls.RoleOperator, fmt.Sprint("watcher-", i))
+	a := make(audience, watchers)
+	for i := range a {
+		conn, err := w.dial(ctx, mtls.RoleRouteEmitter, cellName(i), mtls.RoleBBS, w.bbs.address)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = conn.Close() }()
-		stream, err := bbsv1.NewWatchClient(conn).Watch(ctx, &bbsv1.WatchRequest{})
-		if err != nil {
+		w.others = append(w.others, conn)
+		if a[i], err = watch(ctx, conn); err != nil {
 			return fmt.Errorf("watching: %w", err)
 		}
-		first, err := stream.Recv()
-		if err != nil {
-			return fmt.Errorf("watching: %w", err)
-		}
-		go a.follow(stream, first.GetBookmark().GetRevision())
+		readers.Go(a[i].read)
 	}
-	if err := w.measureIdleEvents(ctx, a); err != nil {
-		return err
-	}
-	return w.measureLoadedEvents(ctx, a)
-}
-
-// measureIdleEvents makes one change at a time.
-func (w *world) measureIdleEvents(ctx context.Context, a *audience) error {
-	var delays []float64
-	for i := range 200 {
-		resp, err := w.cell(i%w.n).StartActualLRP(ctx, startRequest(i%w.n, w.cells, 1+i/w.n))
-		if err != nil {
-			return fmt.Errorf("starting: %w", err)
-		}
-		answered := time.Now()
-		last, err := a.wait(ctx, resp.GetRevision())
-		if err != nil {
+	order := byCell(w.n)
+	var idle []float64
+	for k := range min(idleEvents, w.n) {
+		one := w.starts(order[k:k+1], 1, idleRound)
+		revision, answered := uint64(0), time.Time{}
+		one.answered = func(_ int, r uint64) { revision, answered = r, time.Now() }
+		if _, err := one.run(ctx); err != nil {
 			return err
 		}
-		delays = append(delays, max(0, milliseconds(last.Sub(answered))))
+		if err := a.wait(ctx, revision); err != nil {
+			return err
+		}
+		idle = append(idle, max(0, milliseconds(a.last()[revision].Sub(answered))))
 	}
-	row("bbs_event_p99_idle", w.n, p99(delays), "ms")
-	return nil
+	row("bbs_event_p99_idle", w.n, p99(idle), "ms")
+	return w.measureLoaded(ctx, a, w.starts(order, min(w.n, loadedEvents), loadedRound))
 }
 
-// measureLoadedEvents starts as fast as the callers can.
-func (w *world) measureLoadedEvents(ctx context.Context, a *audience) error {
-	n := min(w.n, 20000)
-	answered := make([]time.Time, n)
-	revisions := make([]uint64, n)
-	started := time.Now()
-	_, err := each(ctx, n, func(ctx context.Context, i int) error {
-		resp, err := w.cell(i).StartActualLRP(ctx, startRequest(i, w.cells, 900))
-		answered[i], revisions[i] = time.Now(), resp.GetRevision()
-		return err
-	})
+// measureLoaded starts as fast as the callers can.
+func (w *world) measureLoaded(ctx context.Context, a audience, load pass) error {
+	answered := make([]sighting, load.calls)
+	load.answered = func(k int, revision uint64) { answered[k] = sighting{revision, time.Now()} }
+	before := a.counts()
+	rate, err := load.run(ctx)
 	if err != nil {
-		return fmt.Errorf("starting with watchers: %w", err)
+		return err
 	}
-	row("bbs_start_actual_lrp_100_watchers", w.n, perSecond(n, time.Since(started)), "per_s")
-	delays := make([]float64, n)
-	for i, revision := range revisions {
-		last, err := a.wait(ctx, revision)
-		if err != nil {
-			return err
+	newest := slices.MaxFunc(answered, func(x, y sighting) int { return int(x.revision) - int(y.revision) }).revision //nolint:gosec // a few thousand
+	if err := a.wait(ctx, newest); err != nil {
+		return err
+	}
+	for i, n := range a.counts() {
+		if n-before[i] != load.calls {
+			return fmt.Errorf("watcher %d got %d events of %d starts", i, n-before[i], load.calls)
 		}
-		delays[i] = max(0, milliseconds(last.Sub(answered[i])))
+	}
+	row("bbs_start_actual_lrp_100_watchers", w.n, rate, "per_s")
+	last := a.last()
+	delays := make([]float64, load.calls)
+	for k, s := range answered {
+		delays[k] = max(0, milliseconds(last[s.revision].Sub(s.at)))
 	}
 	row("bbs_event_p99_loaded", w.n, p99(delays), "ms")
 	return nil
 }
 
+// watch begins to watch, and returns when the server has said from where.
+func watch(ctx context.Context, conn *grpc.ClientConn) (*watcher, error) {
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, bbsv1.Watch_Watch_FullMethodName, grpc.ForceCodecV2(rawCodec{}))
+	if err != nil {
+		return nil, err
+	}
+	body, err := proto.Marshal(&bbsv1.WatchRequest{})
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(stream.SendMsg(&raw{bytes: body}), stream.CloseSend()); err != nil {
+		return nil, err
+	}
+	var first raw
+	return &watcher{stream: stream}, stream.RecvMsg(&first)
+}
+
+// read reads to the end of the watch.
+func (w *watcher) read() {
+	for {
+		var m raw
+		if err := w.stream.RecvMsg(&m); err != nil {
+			w.failed.Store(&err)
+			return
+		}
+		now := time.Now()
+		revision, events, complete := changes(m.bytes)
+		w.mu.Lock()
+		w.events += events
+		if complete {
+			w.seen = append(w.seen, sighting{revision, now})
+		}
+		w.mu.Unlock()
+		if complete {
+			w.position.Store(revision)
+		}
+	}
+}
+
+// changes walks over a WatchResponse and counts the events of its changes. It is complete if no more of the same revision follow.
+func changes(response []byte) (revision uint64, events int, complete bool) {
+	const responseChanges, changesRevision, changesMore, changesEvents = 4, 1, 2, 4
+	field, kind, n := protowire.ConsumeTag(response)
+	if n < 0 || field != responseChanges || kind != protowire.BytesType {
+		return 0, 0, false
+	}
+	body, n := protowire.ConsumeBytes(response[n:])
+	if n < 0 {
+		return 0, 0, false
+	}
+	complete = true
+	for len(body) > 0 {
+		field, kind, n := protowire.ConsumeTag(body)
+		if n < 0 {
+			return 0, 0, false
+		}
+		body = body[n:]
+		switch field {
+		case changesRevision:
+			revision, _ = protowire.ConsumeVarint(body)
+		case changesMore:
+			complete = false
+		case changesEvents:
+			events++
+		}
+		if n = protowire.ConsumeFieldValue(field, kind, body); n < 0 {
+			return 0, 0, false
+		}
+		body = body[n:]
+	}
+	return revision, events, complete
+}
+
+// wait returns when all watchers have a revision.
+func (a audience) wait(ctx context.Context, revision uint64) error {
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for _, w := range a {
+		for w.position.Load() < revision {
+			if failed := w.failed.Load(); failed != nil {
+				return fmt.Errorf("watching: %w", *failed)
+			}
+			select {
+			case <-ticker.C:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}
+
+func (a audience) counts() []int {
+	counts := make([]int, len(a))
+	for i, w := range a {
+		w.mu.Lock()
+		counts[i] = w.events
+		w.mu.Unlock()
+	}
+	return counts
+}
+
+// last returns when the last watcher had each revision.
+func (a audience) last() map[uint64]time.Time {
+	last := map[uint64]time.Time{}
+	for _, w := range a {
+		w.mu.Lock()
+		for _, s := range w.seen {
+			if s.at.After(last[s.revision]) {
+				last[s.revision] = s.at
+			}
+		}
+		w.mu.Unlock()
+	}
+	return last
+}
+
 func p99(values []float64) float64 {
 	slices.Sort(values)
 	return values[len(values)*99/100]
-}
-
-// follow reads one watch to its end.
-func (a *audience) follow(stream grpc.ServerStreamingClient[bbsv1.WatchResponse], position uint64) {
-	for {
-		m, err := stream.Recv()
-		if err != nil {
-			return // the end of the measurement
-		}
-		changes := m.GetChanges()
-		if changes == nil || changes.GetMore() {
-			continue
-		}
-		if changes.GetRevision() != position+1 {
-			a.fail(fmt.Errorf("after revision %d came %d", position, changes.GetRevision()))
-			return
-		}
-		position++
-		a.got(position)
-	}
-}
-
-func (a *audience) got(revision uint64) {
-	now := time.Now()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.reached[revision]++
-	if a.reached[revision] == watchers {
-		delete(a.reached, revision)
-		a.at[revision] = now
-		close(a.waiting)
-		a.waiting = make(chan struct{})
-	}
-}
-
-func (a *audience) fail(err error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.failed = errors.Join(a.failed, err)
-	close(a.waiting)
-	a.waiting = make(chan struct{})
-}
-
-// wait returns when the last watcher got a revision.
-func (a *audience) wait(ctx context.Context, revision uint64) (time.Time, error) {
-	for {
-		a.mu.Lock()
-		at, ok := a.at[revision]
-		waiting, err := a.waiting, a.failed
-		a.mu.Unlock()
-		if ok || err != nil {
-			return at, err
-		}
-		select {
-		case <-waiting:
-		case <-ctx.Done():
-			return time.Time{}, context.Cause(ctx)
-		}
-	}
 }

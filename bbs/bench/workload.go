@@ -102,23 +102,23 @@ func definition(i int, app string) *workloadv1.LRPDefinition {
 }
 
 // cellOf is the cell of LRP i.
-func cellOf(i, cells int) int { return i % cells }
+func cellOf(i int) int { return i % cells }
 
 func cellName(i int) string { return fmt.Sprintf("cell-%04d", i) }
 
-func instanceKey(i, cells int) *workloadv1.ActualLRPInstanceKey {
-	return &workloadv1.ActualLRPInstanceKey{InstanceGuid: pseudoUUID("instance", i), CellId: cellName(cellOf(i, cells))}
+func instanceKey(i int) *workloadv1.ActualLRPInstanceKey {
+	return &workloadv1.ActualLRPInstanceKey{InstanceGuid: pseudoUUID("instance", i), CellId: cellName(cellOf(i))}
 }
 
-func claimRequest(i, cells int) *bbsv1.ClaimActualLRPRequest {
-	return &bbsv1.ClaimActualLRPRequest{ProcessGuid: guid(i), InstanceKey: instanceKey(i, cells)}
+func claimRequest(i int) *bbsv1.ClaimActualLRPRequest {
+	return &bbsv1.ClaimActualLRPRequest{ProcessGuid: guid(i), InstanceKey: instanceKey(i)}
 }
 
 // startRequest reports instance i as running. Another generation reports another port.
-func startRequest(i, cells, generation int) *bbsv1.StartActualLRPRequest {
+func startRequest(i, generation int) *bbsv1.StartActualLRPRequest {
 	host := uint32(61000 + generation%1000) //nolint:gosec // a port
 	return &bbsv1.StartActualLRPRequest{
-		Key: &workloadv1.ActualLRPKey{ProcessGuid: guid(i), Domain: "cf-apps"}, InstanceKey: instanceKey(i, cells),
+		Key: &workloadv1.ActualLRPKey{ProcessGuid: guid(i), Domain: "cf-apps"}, InstanceKey: instanceKey(i),
 		NetInfo: &workloadv1.ActualLRPNetInfo{
 			Address: fmt.Sprintf("10.0.%d.%d", i/250%250, i%250), InstanceAddress: fmt.Sprintf("10.255.%d.%d", i/250%250, i%250),
 			Ports: []*workloadv1.PortMapping{{ContainerPort: 8080, HostPort: host}, {ContainerPort: 2222, HostPort: host + 1}},
