@@ -130,14 +130,14 @@ func stop(ctx context.Context, options cluster.Options) error {
 	if err != nil {
 		return err
 	}
+	if ran {
+		fmt.Println("stopped")
+		return nil
+	}
 	// A launcher that was killed leaves containers, which only this removes.
 	if err := cluster.Remove(ctx, options.Folder, options.Bin); err != nil {
 		return err
 	}
-	if ran {
-		fmt.Println("stopped")
-	} else {
-		fmt.Println("no cluster was running; nothing is left of an earlier one")
-	}
+	fmt.Println("no cluster was running; nothing is left of an earlier one")
 	return nil
 }
