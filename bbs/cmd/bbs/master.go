@@ -124,8 +124,8 @@ func (m *master) takeOver(ctx context.Context, lock *lockclient.Lock) error {
 
 // stopped returns nil for an error that is only the end of ctx.
 func stopped(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+	if err == nil || ctx.Err() != nil {
+		return nil //nolint:nilerr // what an end of ctx brings about is no error
 	}
 	return err
 }

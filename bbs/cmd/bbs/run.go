@@ -33,7 +33,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	tel, err := telemetry.New("bbs", cfg.Config)
+	tel, err := telemetry.New("bbs", cfg.Config) //nolint:contextcheck // it outlives the start
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func run(ctx context.Context, args []string) error {
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return registry.Run(ctx) })
 	g.Go(func() error { return m.run(ctx) })
-	tel.Started()
+	tel.Started() //nolint:contextcheck // the line at start belongs to no request
 	return g.Wait()
 }
 

@@ -67,11 +67,11 @@ func (d *desiredLRPs) sealDefinition(guid string, given *workloadv1.LRPDefinitio
 		Sidecars: given.GetSidecars(), GracefulShutdownInterval: given.GetGracefulShutdownInterval(), HealthTiming: given.GetHealthTiming(),
 		CreatedAt: wire.Timestamp(at.Now.UnixNano()),
 	}
-	if def.DefinitionId == "" {
+	if def.GetDefinitionId() == "" {
 		def.DefinitionId = d.NewGUID()
 	}
 	for _, port := range given.GetPorts() {
-		if !slices.Contains(def.Ports, port) {
+		if !slices.Contains(def.GetPorts(), port) {
 			def.Ports = append(def.Ports, port)
 		}
 	}
@@ -136,10 +136,10 @@ func headerUpdate(req *bbsv1.UpdateDesiredLRPRequest) (lrp.Update, error) {
 	v.text("update", m)
 	var u lrp.Update
 	if m.Instances != nil {
-		u.Instances = proto.Int32(m.GetInstances())
+		u.Instances = new(m.GetInstances())
 	}
 	if m.Annotation != nil {
-		u.Annotation = proto.String(m.GetAnnotation())
+		u.Annotation = new(m.GetAnnotation())
 	}
 	if m.GetRoutes() != nil {
 		v.routes("update.routes", m.GetRoutes().GetRoutes())

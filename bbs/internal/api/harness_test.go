@@ -53,9 +53,11 @@ type fakeEffects struct {
 }
 
 func (f *fakeEffects) CancelTask(cellID, taskGUID, _ string) { f.cancelled <- cellID + "/" + taskGUID }
+
 func (f *fakeEffects) OverrideBrake(release bool, _ time.Duration) {
 	f.released.Store(release)
 }
+
 func (f *fakeEffects) Status() effect.Status {
 	return effect.Status{Brake: true, Duration: time.Second}
 }

@@ -58,7 +58,7 @@ func (c *cellList) ListCellTags(context.Context, *bbsv1.ListCellTagsRequest) (*b
 	for _, tag := range byTag {
 		resp.Tags = append(resp.Tags, tag)
 	}
-	slices.SortFunc(resp.Tags, func(a, b *bbsv1.ListCellTagsResponse_TagCount) int { return cmp.Compare(a.GetTag(), b.GetTag()) })
+	slices.SortFunc(resp.GetTags(), func(a, b *bbsv1.ListCellTagsResponse_TagCount) int { return cmp.Compare(a.GetTag(), b.GetTag()) })
 	return resp, nil
 }
 

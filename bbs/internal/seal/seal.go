@@ -110,7 +110,7 @@ func (k *Keyring) Seal(plaintext []byte, place Place) ([]byte, error) {
 	}
 	sealed := make([]byte, len(prefix), len(prefix)+len(plaintext)+aead.Overhead())
 	copy(sealed, prefix)
-	return aead.Seal(sealed, nil, plaintext, place.associated()), nil
+	return aead.Seal(sealed, nil, plaintext, place.associated()), nil //nolint:gosec // this kind of AEAD makes the nonce itself
 }
 
 // Open decrypts what Seal made for the same place. Every error is an ErrBroken or an ErrUnknownKey.
@@ -159,7 +159,7 @@ func (k *Keyring) forSealing() ([]byte, cipher.AEAD, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		prefix := append([]byte{version, byte(len(k.active))}, k.active...)
+		prefix := append([]byte{version, byte(len(k.active))}, k.active...) //nolint:gosec // at most maxLabel
 		k.sealer = &sealer{prefix: append(prefix, salt...), aead: aead, left: messagesPerSalt}
 	}
 	k.sealer.left--

@@ -105,7 +105,7 @@ func asError(v any) error {
 	if err, ok := v.(error); ok {
 		return err
 	}
-	return errors.New(fmt.Sprint(v)) //nolint:revive // a panic may carry anything
+	return errors.New(fmt.Sprint(v))
 }
 
 // touch remembers that a row is to be written. A row that is the same again at the end, because its

@@ -184,7 +184,7 @@ func decodeEntry(b []byte) (entry, error) {
 	var e entry
 	var records [][]byte
 	err := eachField(b, func(number protowire.Number, _ uint64, value []byte) error {
-		switch number {
+		switch number { //nolint:exhaustive // fields of a newer release are skipped
 		case 1:
 			records = append(records, value)
 		case 2:
@@ -210,7 +210,7 @@ func decodeEvents(b []byte) ([]watch.Event, error) {
 	var events []watch.Event
 	var records [][]byte
 	err := eachField(b, func(number protowire.Number, _ uint64, value []byte) error {
-		switch number {
+		switch number { //nolint:exhaustive // fields of a newer release are skipped
 		case 1:
 			records = append(records, value)
 		case 3:
@@ -271,12 +271,12 @@ func decodeEvent(b []byte, records [][]byte) (watch.Event, error) {
 	var event watch.Event
 	err := eachField(b, func(number protowire.Number, n uint64, value []byte) error {
 		var err error
-		switch number {
+		switch number { //nolint:exhaustive // fields of a newer release are skipped
 		case 1:
 			if n < uint64(watch.DesiredCreated) || n > uint64(watch.DomainChanged) {
 				return fmt.Errorf("%w: kind %d", errEntry, n)
 			}
-			event.Kind = watch.Kind(n) //nolint:gosec // checked above
+			event.Kind = watch.Kind(n)
 		case 2:
 			event.Before, err = recordAt(records, n)
 		case 3:
@@ -315,7 +315,7 @@ type rowFields struct {
 func decodeRow(b []byte, records [][]byte) (row, error) {
 	var f rowFields
 	err := eachField(b, func(number protowire.Number, n uint64, value []byte) error {
-		switch number {
+		switch number { //nolint:exhaustive // fields of a newer release are skipped
 		case 1:
 			f.table = n
 		case 2:
@@ -363,8 +363,8 @@ func (f *rowFields) gone() (row, error) {
 	if f.key == "" || f.table == 0 || f.table > uint64(rowDomain) || f.index > math.MaxInt32 || f.presence > uint64(lrp.Suspect) {
 		return row{}, fmt.Errorf("%w: a row that is gone has no name", errEntry)
 	}
-	r := row{table: rowTable(f.table), name: f.key}                                                              //nolint:gosec // checked above
-	r.id = actualID{Key: lrp.Key{ProcessGUID: f.key, Index: int32(f.index)}, presence: lrp.Presence(f.presence)} //nolint:gosec // checked above
+	r := row{table: rowTable(f.table), name: f.key}
+	r.id = actualID{Key: lrp.Key{ProcessGUID: f.key, Index: int32(f.index)}, presence: lrp.Presence(f.presence)}
 	return r, nil
 }
 

@@ -192,7 +192,7 @@ func TestNoAcknowledgedWriteIsLost(t *testing.T) {
 	for w := range writers {
 		acknowledged[w] = map[string]bool{}
 		wg.Go(func() {
-			random := rand.New(rand.NewPCG(1, uint64(w))) //nolint:gosec // which connection breaks is no secret
+			random := rand.New(rand.NewPCG(1, uint64(w)))
 			for i := range each {
 				switch random.IntN(8) {
 				case 0:

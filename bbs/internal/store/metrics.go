@@ -23,9 +23,9 @@ type metrics struct {
 }
 
 func newMetrics(s *Store, reg prometheus.Registerer) *metrics {
-	histogram := func(name, help string, start, factor float64, count int) prometheus.Histogram {
+	histogram := func(name, help string, start float64, count int) prometheus.Histogram {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(start, factor, count),
+			Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(start, 2, count),
 		})
 	}
 	counter := func(name, help string) prometheus.Counter {
@@ -35,10 +35,10 @@ func newMetrics(s *Store, reg prometheus.Registerer) *metrics {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, read)
 	}
 	m := &metrics{
-		batchRequests: histogram("bbs_batch_requests", "Requests of one batch.", 1, 2, 12),
-		batchRows:     histogram("bbs_batch_rows", "Rows that one batch wrote.", 1, 2, 16),
-		applySeconds:  histogram("bbs_batch_apply_seconds", "Time to apply the requests of a batch in memory.", 1e-5, 2, 16),
-		commitSeconds: histogram("bbs_batch_commit_seconds", "Time to commit a batch in Postgres.", 1e-4, 2, 16),
+		batchRequests: histogram("bbs_batch_requests", "Requests of one batch.", 1, 12),
+		batchRows:     histogram("bbs_batch_rows", "Rows that one batch wrote.", 1, 16),
+		applySeconds:  histogram("bbs_batch_apply_seconds", "Time to apply the requests of a batch in memory.", 1e-5, 16),
+		commitSeconds: histogram("bbs_batch_commit_seconds", "Time to commit a batch in Postgres.", 1e-4, 16),
 		logBytes:      counter("bbs_log_bytes_total", "Bytes written to batch_log."),
 		refused:       counter("bbs_batches_refused_total", "Batches that Postgres refused."),
 		outages:       counter("bbs_database_outages_total", "How often the outcome of a batch had to be looked up."),

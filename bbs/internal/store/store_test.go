@@ -25,30 +25,30 @@ import (
 
 func always() bool { return true }
 
-func testKeys(t testing.TB) *seal.Keyring {
-	t.Helper()
+func testKeys(tb testing.TB) *seal.Keyring {
+	tb.Helper()
 	keys, err := seal.New([]seal.Key{{Label: "test", Secret: [32]byte{1}}}, "test")
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return keys
 }
 
-func testConfig(t testing.TB, pool *pgxpool.Pool) Config {
-	t.Helper()
-	return Config{Pool: pool, Keys: testKeys(t), Log: slog.New(slog.DiscardHandler)}
+func testConfig(tb testing.TB, pool *pgxpool.Pool) Config {
+	tb.Helper()
+	return Config{Pool: pool, Keys: testKeys(tb), Log: slog.New(slog.DiscardHandler)}
 }
 
 // running starts a store as the active one and stops its writer at the end of the test. The error of
 // the writer comes through the channel.
-func running(t testing.TB, cfg Config) (*Store, <-chan error) {
-	t.Helper()
+func running(tb testing.TB, cfg Config) (*Store, <-chan error) {
+	tb.Helper()
 	s, err := New(cfg)
-	require.NoError(t, err)
-	require.NoError(t, s.TakeOver(t.Context(), always))
-	return s, run(t, s)
+	require.NoError(tb, err)
+	require.NoError(tb, s.TakeOver(tb.Context(), always))
+	return s, run(tb, s)
 }
 
-func run(t testing.TB, s *Store) <-chan error {
-	t.Helper()
+func run(tb testing.TB, s *Store) <-chan error {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	done := make(chan struct{})
@@ -56,7 +56,7 @@ func run(t testing.TB, s *Store) <-chan error {
 		defer close(done)
 		ended <- s.Run(ctx)
 	}()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		cancel()
 		<-done
 	})
@@ -87,12 +87,12 @@ func stamp() lrp.Stamp {
 	return lrp.Stamp{Now: time.Now().UTC().Truncate(time.Microsecond), Epoch: "epoch"}
 }
 
-func desire(ctx context.Context, s *Store, d *lrp.Desired) (uint64, error) {
+func desire(ctx context.Context, s *Store, d *lrp.Desired) error {
 	def, err := s.SealLRPDefinition(d.ProcessGUID, &workloadv1.LRPDefinition{DefinitionId: d.ActiveDefinitionID}, 1)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return s.Apply(ctx, func(tx *Tx) error {
+	_, err = s.Apply(ctx, func(tx *Tx) error {
 		change, err := lrp.Desire(tx.Desired(d.ProcessGUID), d, lrp.Group(tx.InstancesOf(d.ProcessGUID)), stamp())
 		if err != nil {
 			return err
@@ -101,6 +101,7 @@ func desire(ctx context.Context, s *Store, d *lrp.Desired) (uint64, error) {
 		tx.PutDefinition(def)
 		return nil
 	})
+	return err
 }
 
 func claim(ctx context.Context, s *Store, key lrp.Key, by lrp.InstanceKey) (uint64, error) {
@@ -192,9 +193,9 @@ func requireSameContent(t *testing.T, want, got *View) {
 func fill(t *testing.T, s *Store) {
 	t.Helper()
 	ctx := t.Context()
-	_, err := desire(ctx, s, desired("app", 3))
+	err := desire(ctx, s, desired("app", 3))
 	require.NoError(t, err)
-	_, err = desire(ctx, s, desired("other", 1))
+	err = desire(ctx, s, desired("other", 1))
 	require.NoError(t, err)
 	for i := range int32(2) {
 		key, by := lrp.Key{ProcessGUID: "app", Index: i}, lrp.InstanceKey{InstanceGUID: fmt.Sprint("i", i), CellID: "cell-1"}
@@ -311,7 +312,7 @@ func TestWriterKeepsEveryAcknowledgedWrite(t *testing.T) {
 	for c := range callers {
 		wg.Go(func() {
 			for i := range each {
-				if _, err := desire(t.Context(), s, desired(fmt.Sprintf("app-%d-%d", c, i), 1)); err != nil {
+				if err := desire(t.Context(), s, desired(fmt.Sprintf("app-%d-%d", c, i), 1)); err != nil {
 					errs[c] = err
 					return
 				}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -93,13 +94,12 @@ func (tx *Tx) PutTask(before, after *task.Task) {
 	if before == after {
 		return
 	}
-	switch {
-	case after == nil:
-		tx.remove(tableTask, before)
+	if after == nil {
+		tx.delete(tableTask, before)
 		tx.batch.taskDefinitions = append(tx.batch.taskDefinitions, taskDefinitionWrite{guid: before.GUID})
-	default:
+	} else {
 		after.Revision = tx.batch.revision
-		tx.put(tableTask, before, after)
+		tx.insert(tableTask, object(before), after)
 	}
 	tx.emitTask(before, after)
 }
@@ -113,14 +113,10 @@ func (tx *Tx) PutTaskDefinition(guid string, sealed []byte) {
 // PutDomain stores a domain, or removes it if after is nil, and tells watchers.
 func (tx *Tx) PutDomain(before, after *lrp.Domain, event lrp.DomainEvent) {
 	if after == nil {
-		tx.remove(tableDomain, before)
+		tx.delete(tableDomain, before)
 	} else {
 		after.Revision = tx.batch.revision
-		var old any
-		if before != nil {
-			old = before
-		}
-		tx.insert(tableDomain, old, after)
+		tx.insert(tableDomain, object(before), after)
 	}
 	tx.emitDomain(event)
 }
@@ -137,42 +133,34 @@ func (tx *Tx) putRecord(before, after *lrp.Actual) {
 	default:
 		after.Revision = tx.batch.revision
 		row := &actualRow{Actual: after, encoded: wire.EncodeActual(after)}
-		var old any
-		if existing := tx.actual(after.Key, after.Presence); existing != nil {
+		existing := tx.actual(after.Key, after.Presence)
+		if existing != nil {
 			tx.batch.remember(existing)
-			old = existing
 		}
 		tx.batch.remember(row)
-		tx.insert(tableActual, old, row)
+		tx.insert(tableActual, object(existing), row)
 	}
 }
 
 func (tx *Tx) putDesired(before, after *lrp.Desired) {
 	if after == nil {
-		tx.remove(tableDesired, before)
+		tx.delete(tableDesired, before)
 		return
 	}
 	after.Revision = tx.batch.revision
-	var old any
-	if before != nil {
-		old = before
-	}
 	if before == nil || before.HealthyDefinitionID != after.HealthyDefinitionID {
 		tx.batch.healthy[after.ProcessGUID] = struct{}{}
 	}
-	tx.insert(tableDesired, old, after)
+	tx.insert(tableDesired, object(before), after)
 }
 
-// put inserts a task.
-func (tx *Tx) put(table string, before, after *task.Task) {
-	var old any
-	if before != nil {
-		old = before
+// object makes of a pointer what insert takes: nil for none, and not a nil pointer with a type.
+func object[T any](p *T) any {
+	if p == nil {
+		return nil
 	}
-	tx.insert(table, old, after)
+	return p
 }
-
-func (tx *Tx) remove(table string, obj any) { tx.delete(table, obj) }
 
 func (tx *Tx) insert(table string, before, after any) {
 	tx.changed = true
@@ -190,8 +178,7 @@ func (tx *Tx) delete(table string, obj any) {
 
 // rollback undoes all writes of the request, the newest first.
 func (tx *Tx) rollback(mark mark) {
-	for i := len(tx.undo) - 1; i >= 0; i-- {
-		u := tx.undo[i]
+	for _, u := range slices.Backward(tx.undo) {
 		if u.before != nil {
 			must(tx.batch.txn.Insert(u.table, u.before))
 		} else {

@@ -26,7 +26,7 @@ const sqlFenced = "BBF01"
 // BBS has become active.
 func (s *Store) Run(ctx context.Context) error {
 	w := &writer{Store: s}
-	defer w.release()
+	defer w.release() //nolint:contextcheck // after the end of ctx
 	defer s.resign()
 	for {
 		var first *request
@@ -124,7 +124,7 @@ func (w *writer) commitSome(ctx context.Context, requests []*request) ([]*reques
 		r := requests[0]
 		requests = requests[1:]
 		if r.ctx.Err() != nil {
-			outcomes = append(outcomes, outcome{r, context.Cause(r.ctx)})
+			outcomes = append(outcomes, outcome{r, context.Cause(r.ctx)}) //nolint:contextcheck // the caller's
 			continue
 		}
 		wrote, err := b.apply(r.apply, r.trace)
@@ -264,7 +264,7 @@ func (w *writer) write(ctx context.Context, b *batch, content *changes) error {
 	case errors.As(err, &refusal) && refusal.SeverityUnlocalized == "ERROR":
 		return fmt.Errorf("writing a batch: %w", err)
 	default:
-		w.drop()
+		w.drop() //nolint:contextcheck // the context of the batch may have ended
 		return fmt.Errorf("%w: %w", errUncertain, err)
 	}
 }

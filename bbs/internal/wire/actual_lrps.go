@@ -30,7 +30,7 @@ func Actual(a *lrp.Actual) *workloadv1.ActualLRP {
 		Revision:        a.Revision,
 	}
 	m.AvailabilityZone = a.Zone
-	if !a.InstanceKey.IsZero() {
+	if !a.IsZero() {
 		m.InstanceKey = InstanceKey(a.InstanceKey)
 	}
 	if len(a.MetricTags) > 0 {
@@ -134,7 +134,7 @@ func NetInfoFrom(m *workloadv1.ActualLRPNetInfo) *lrp.NetInfo {
 	return n
 }
 
-func port(p uint32) uint16 { return uint16(min(p, 65535)) } //nolint:gosec // bounded in the same expression
+func port(p uint32) uint16 { return uint16(min(p, 65535)) }
 
 func preferredToProto(p lrp.PreferredAddress) workloadv1.PreferredAddress {
 	switch p {
@@ -229,7 +229,7 @@ func EncodeActual(a *lrp.Actual) []byte {
 	tag := message{}.str(1, a.Tag.Epoch).num(2, uint64(a.Tag.Index))
 	out := make(message, 0, 192+len(a.ProcessGUID)+len(a.Domain)+len(a.CrashReason)+len(a.PlacementError)+len(a.Zone)+64*len(a.MetricTags))
 	out = out.bytes(actualKey, key)
-	if !a.InstanceKey.IsZero() {
+	if !a.IsZero() {
 		out = out.bytes(actualInstanceKey, message{}.str(1, a.InstanceGUID).str(2, a.CellID))
 	}
 	if a.NetInfo != nil {

@@ -222,11 +222,11 @@ func (m message) open(field protowire.Number) (message, int) {
 func (m message) close(start int) message {
 	size := len(m) - start
 	if size < 0x80 {
-		m[start-1] = byte(size)
+		m[start-1] = byte(size) //nolint:gosec // checked in the line before
 		return m
 	}
 	var length [10]byte
-	encoded := protowire.AppendVarint(length[:0], uint64(size)) //nolint:gosec // a length
+	encoded := protowire.AppendVarint(length[:0], uint64(size))
 	m = append(m, encoded[1:]...)
 	copy(m[start+len(encoded)-1:], m[start:start+size])
 	copy(m[start-1:], encoded)

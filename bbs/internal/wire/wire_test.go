@@ -20,8 +20,6 @@ import (
 	workloadv1 "diego.internal/proto/workload/v1"
 )
 
-func number(n uint32) *uint32 { return &n }
-
 func actual() *lrp.Actual {
 	return &lrp.Actual{
 		Key:         lrp.Key{ProcessGUID: "app", Index: 7},
@@ -49,7 +47,7 @@ func desired() *lrp.Desired {
 		Placement: workload.Placement{
 			RootFS: "preloaded:x", VolumeDrivers: []string{"nfs"}, PlacementTags: []string{"t"}, Constraint: &workload.Constraint{Require: []string{"r"}},
 		},
-		CrashPolicy:        &lrp.CrashPolicy{ImmediateRestarts: number(1), MaxSecondsBetweenRestarts: number(40), MaxRestartAttempts: number(0)},
+		CrashPolicy:        &lrp.CrashPolicy{ImmediateRestarts: new(uint32(1)), MaxSecondsBetweenRestarts: new(uint32(40)), MaxRestartAttempts: new(uint32(0))},
 		ActiveDefinitionID: "active", HealthyDefinitionID: "healthy", PreviousDefinitionID: "previous",
 		Tag: lrp.ModificationTag{Epoch: "e", Index: 2}, CreatedAt: 1, UpdatedAt: 2, Revision: 3, Instances: 4, UpdateStrategy: lrp.Recreate,
 	}

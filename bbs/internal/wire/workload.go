@@ -98,9 +98,9 @@ func CrashPolicyFrom(p *workloadv1.CrashRestartPolicy) *lrp.CrashPolicy {
 		return nil
 	}
 	return &lrp.CrashPolicy{
-		ImmediateRestarts:         p.NumberOfImmediateRestarts, //nolint:protogetter // presence matters
-		MaxSecondsBetweenRestarts: p.MaxSecondsBetweenRestarts, //nolint:protogetter // presence matters
-		MaxRestartAttempts:        p.MaxRestartAttempts,        //nolint:protogetter // presence matters
+		ImmediateRestarts:         p.NumberOfImmediateRestarts,
+		MaxSecondsBetweenRestarts: p.MaxSecondsBetweenRestarts,
+		MaxRestartAttempts:        p.MaxRestartAttempts,
 	}
 }
 
