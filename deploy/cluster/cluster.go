@@ -101,6 +101,9 @@ func (c *Cluster) start(ctx context.Context, o Options, s slot) (err error) {
 
 // buildRootFS makes the root filesystem "busybox" with the sample application in it.
 func (c *Cluster) buildRootFS(ctx context.Context) error {
+	if len(c.plan.cells) == 0 {
+		return nil // nobody would use it
+	}
 	folder := c.plan.path("rootfs")
 	if err := busybox.Build(ctx, folder); err != nil {
 		return err
@@ -209,8 +212,20 @@ func (c *Cluster) launch(name, binary string, args ...string) error {
 	return p.Start()
 }
 
-// Process returns the process of that name: locket-1, bbs-2, auctioneer-1, rep-1, route-emitter-2, router, nats. It panics
-// for a name that there is not.
+// Add writes the configuration of a process that the cluster does not know, after Options.Tune, and starts it. From then on it is
+// one of Processes, supervised and stopped like all of them. The name must be new.
+func (c *Cluster) Add(name, binary string, config map[string]any) (*Process, error) {
+	if slices.ContainsFunc(c.Processes(), func(p *Process) bool { return p.Name == name }) {
+		return nil, fmt.Errorf("adding a process: there is a %s already", name)
+	}
+	if err := c.configure(name, binary, config); err != nil {
+		return nil, fmt.Errorf("adding a process: %w", err)
+	}
+	return c.Process(name), nil
+}
+
+// Process returns the process of that name: locket-1, bbs-2, auctioneer-1, rep-1, route-emitter-2, router, nats, or
+// one that Add started. It panics for a name that there is not.
 func (c *Cluster) Process(name string) *Process {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -250,6 +265,13 @@ func (c *Cluster) RestartPostgres(ctx context.Context) error {
 	}
 	c.postgres = server
 	return nil
+}
+
+// PostgresPID is the main process of the database; the processes of its connections are children of it.
+func (c *Cluster) PostgresPID() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.postgres.PID()
 }
 
 // RouterAddress is host:port of the router, LogFolder where every process has its log.

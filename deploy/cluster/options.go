@@ -18,7 +18,8 @@ type Options struct {
 	Folder string
 	// Bin is the folder of the binaries that `make build` makes.
 	Bin string
-	// Cells is how many cells to start, in zones z1, z2, … in turn. From 1 to 4.
+	// Cells is how many cells to start, in zones z1, z2, … in turn. From 0 to 4. With 0 there are no container engines and
+	// no route emitters either: a control plane for cells that the caller adds with Cluster.Add.
 	Cells int
 	// RouterPort is where the router listens on 127.0.0.1; 0 picks a free port.
 	RouterPort int
@@ -43,8 +44,8 @@ func (o *Options) complete() error {
 		}
 		*path = absolute
 	}
-	if o.Cells < 1 || o.Cells > maxCells {
-		problems = append(problems, fmt.Errorf("cells must be from 1 to %d, not %d", maxCells, o.Cells))
+	if o.Cells < 0 || o.Cells > maxCells {
+		problems = append(problems, fmt.Errorf("cells must be from 0 to %d, not %d", maxCells, o.Cells))
 	}
 	if o.Progress == nil {
 		o.Progress = io.Discard
