@@ -52,7 +52,7 @@ func (c *Client) adopt(ctx context.Context) error {
 	if c.cache, err = c.openCache(keep); err != nil {
 		return err
 	}
-	if err := c.removeStaleFiles(keep); err != nil {
+	if err := c.removeStaleFolders(keep); err != nil {
 		return err
 	}
 	for _, n := range found {
@@ -140,15 +140,18 @@ func (n *node) resume(ctx context.Context) error {
 	return nil
 }
 
-// removeStaleFiles removes the mounted files of containers that are gone.
-func (c *Client) removeStaleFiles(keep map[string]bool) error {
-	entries, err := os.ReadDir(c.filesDir())
-	if err != nil {
-		return fmt.Errorf("listing volume mounted files: %w", err)
-	}
-	for _, e := range entries {
-		if !keep[e.Name()] {
-			if err := c.removeFiles(e.Name()); err != nil {
+// removeStaleFolders removes what was made for containers that are gone.
+func (c *Client) removeStaleFolders(keep map[string]bool) error {
+	for _, dir := range []string{c.filesDir(), c.credentialsDir()} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			return fmt.Errorf("listing folders shown in containers: %w", err)
+		}
+		for _, e := range entries {
+			if keep[e.Name()] {
+				continue
+			}
+			if err := c.removeFolders(e.Name()); err != nil {
 				return err
 			}
 		}
@@ -168,7 +171,7 @@ func Clean(ctx context.Context, cfg Config) error {
 	}
 	c := &Client{cfg: cfg, log: cfg.Log, engine: cfg.Engine}
 	problems := []error{c.destroyUnknown(ctx, map[string]bool{})}
-	for _, dir := range []string{"containers", "files", "dependencies", "logs", "tmp"} {
+	for _, dir := range []string{"containers", "files", "credentials", "dependencies", "logs", "tmp"} {
 		if err := os.RemoveAll(filepath.Join(cfg.StateDir, dir)); err != nil {
 			problems = append(problems, fmt.Errorf("removing state: %w", err))
 		}

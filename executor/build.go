@@ -109,6 +109,10 @@ func (n *node) noteCreated(ctx context.Context, inside garden.Container) error {
 	for _, port := range info.MappedPorts {
 		net.Ports = append(net.Ports, container.PortMapping{ContainerPort: port.ContainerPort, HostPort: port.HostPort})
 	}
+	// Before the record says created: a process that takes it up from there finds a certificate.
+	if err := n.issueCredentials(net); err != nil {
+		return err
+	}
 	return n.change(0, func(r container.Record) (container.Record, error) { return r.Created(net) })
 }
 
@@ -148,6 +152,9 @@ func (n *node) containerSpec(info *container.RunInfo, mounts []garden.BindMount)
 		path := info.TrustedSystemCertificatesPath
 		spec.BindMounts = append(spec.BindMounts, garden.BindMount{SrcPath: cfg.TrustedCertificates, DstPath: path, ReadOnly: true})
 		spec.Env = append(spec.Env, garden.EnvVar{Name: "CF_SYSTEM_CERT_PATH", Value: path})
+	}
+	if err := n.addCredentials(&spec); err != nil {
+		return spec, err
 	}
 	return spec, n.addFiles(&spec, info.VolumeMountedFiles)
 }

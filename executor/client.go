@@ -26,6 +26,7 @@ import (
 	"diego.internal/executor/cache"
 	"diego.internal/executor/container"
 	"diego.internal/executor/garden"
+	"diego.internal/executor/identity"
 	"diego.internal/executor/logs"
 	"diego.internal/executor/step"
 	"diego.internal/executor/transfer"
@@ -40,6 +41,7 @@ type Client struct {
 	logs      *logs.Store
 	cache     *cache.Cache
 	transfers *transfer.Client
+	authority *identity.Authority // nil: containers get no certificates
 	counters  *Counters
 	pools     pools
 
@@ -130,8 +132,14 @@ func (c *Client) prepare(ctx context.Context) error {
 			return fmt.Errorf("making state folder: %w", err)
 		}
 	}
+	if err := os.MkdirAll(c.credentialsDir(), 0o700); err != nil { // keys: nobody else on the host passes
+		return fmt.Errorf("making state folder: %w", err)
+	}
 	servers, err := c.cfg.DownloadTLS.load()
 	if err != nil {
+		return err
+	}
+	if c.authority, err = c.openAuthority(); err != nil {
 		return err
 	}
 	c.transfers = transfer.New(transfer.Config{
@@ -163,6 +171,7 @@ func (c *Client) Run(ctx context.Context) error {
 	group.Go(func() error { return c.prune(ctx) })
 	group.Go(func() error { return c.reap(ctx) })
 	group.Go(func() error { return c.watchEngine(ctx) })
+	group.Go(func() error { return c.rotateCredentials(ctx) })
 	return group.Wait()
 }
 

@@ -61,6 +61,9 @@ type Config struct {
 	// know who we are.
 	DownloadTLS TLSFiles `yaml:"download_tls"`
 
+	// InstanceIdentity gives each container a certificate of its own.
+	InstanceIdentity InstanceIdentity `yaml:"instance_identity"`
+
 	// CPUShares of a container of weight 100. Default 1,024.
 	CPUShares uint64 `yaml:"cpu_shares"`
 	// GraceTime is the time from SIGTERM to SIGKILL. Default and minimum 10 s.
@@ -118,6 +121,7 @@ func (c *Config) SetDefaults() {
 	def(&c.LogLines, 10_000)
 	def(&c.LogRetention, 15*time.Minute)
 	def(&c.MaxInflatedBytes, 8<<30)
+	c.InstanceIdentity.SetDefaults()
 }
 
 func def[T comparable](field *T, value T) {

@@ -91,7 +91,10 @@ func (n *node) remove(ctx context.Context) error {
 		c.counters.Destroyed.Add(1)
 		n.platform(logs.Out, "Cell %s successfully destroyed container for instance %s", c.cfg.CellID, n.guid)
 	}
-	if err = errors.Join(err, c.removeFiles(n.handle)); err != nil {
+	n.rotating.Lock() // one under way would write into what is being removed; the next sees that the container has ended
+	err = errors.Join(err, c.removeFolders(n.handle))
+	n.rotating.Unlock()
+	if err != nil {
 		return err
 	}
 	// Only now: while the engine may still have the container, what it shows must not change.
@@ -117,9 +120,12 @@ func destroyInEngine(ctx context.Context, engine garden.Client, handle string) e
 	return fmt.Errorf("destroying %q: %w", handle, err)
 }
 
-func (c *Client) removeFiles(handle string) error {
-	if err := os.RemoveAll(filepath.Join(c.filesDir(), handle)); err != nil {
-		return fmt.Errorf("removing volume mounted files: %w", err)
+// removeFolders removes what was made on the host for one container alone.
+func (c *Client) removeFolders(handle string) error {
+	for _, dir := range []string{c.filesDir(), c.credentialsDir()} {
+		if err := os.RemoveAll(filepath.Join(dir, handle)); err != nil {
+			return fmt.Errorf("removing folders shown in a container: %w", err)
+		}
 	}
 	return nil
 }

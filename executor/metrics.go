@@ -25,6 +25,11 @@ type Counters struct {
 	Completed atomic.Int64
 	// EngineChecksFailed counts bad answers of the engine (GardenHealthCheckFailed).
 	EngineChecksFailed atomic.Int64
+	// CredentialsCreated, CredentialsFailed and CredentialsNanos tell of certificates issued to containers, rotations
+	// included (CredCreation…Count, CredCreationSucceededDuration).
+	CredentialsCreated atomic.Int64
+	CredentialsFailed  atomic.Int64
+	CredentialsNanos   atomic.Int64
 	// Steps are counted by the steps themselves.
 	Steps step.Counters
 }

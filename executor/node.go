@@ -38,6 +38,9 @@ type node struct {
 	cancel   context.CancelCauseFunc
 	done     chan struct{}
 	deletion *deletion
+
+	// rotating is held while the folder of credentials is written to or removed.
+	rotating sync.Mutex
 }
 
 func (c *Client) newNode(record container.Record) *node {

@@ -50,6 +50,8 @@ type (
 	File = container.File
 	// InternalRoute is a host name for other containers.
 	InternalRoute = container.InternalRoute
+	// CertificateProperties say whom a container belongs to.
+	CertificateProperties = container.CertificateProperties
 
 	// Action is one node of what a container does.
 	Action = container.Action

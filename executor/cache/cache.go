@@ -223,7 +223,8 @@ func (c *Cache) unpack(e entry, source transfer.Source, archive *transfer.Archiv
 }
 
 func (c *Cache) unpackAside(made *version, aside string, archive *transfer.Archive) error {
-	if err := os.Mkdir(aside, 0o755); err != nil { //nolint:gosec // read by users of containers
+	// Users of containers read it, whatever the umask.
+	if err := errors.Join(os.Mkdir(aside, 0o755), os.Chmod(aside, 0o755)); err != nil { //nolint:gosec // see above
 		return err
 	}
 	stream, err := archive.Tar()

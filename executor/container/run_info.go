@@ -45,6 +45,14 @@ type RunInfo struct {
 	// TrustedSystemCertificatesPath is where the cell's trusted certificates appear in the container; empty = nowhere.
 	TrustedSystemCertificatesPath string          `json:"trusted_system_certificates_path,omitempty"`
 	InternalRoutes                []InternalRoute `json:"internal_routes,omitempty"`
+	// CertificateProperties go into the certificate that a cell with instance identity gives the container.
+	CertificateProperties CertificateProperties `json:"certificate_properties,omitzero"`
+}
+
+// CertificateProperties say whom a container belongs to.
+type CertificateProperties struct {
+	// OrganizationalUnit lists such as "organization:<guid>", "space:<guid>" and "app:<guid>".
+	OrganizationalUnit []string `json:"organizational_unit,omitempty"`
 }
 
 // EnvVar is one variable of an environment. Of two with one name the later wins.
