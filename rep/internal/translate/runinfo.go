@@ -94,6 +94,7 @@ func containerInfo(c *workloadv1.ContainerSpec) (executor.RunInfo, error) {
 		NetworkProperties:             c.GetNetworkProperties(),
 		TrustedSystemCertificatesPath: c.GetTrustedSystemCertificatesPath(),
 		CachedDependencies:            cachedDependencies(c),
+		CertificateProperties:         executor.CertificateProperties{OrganizationalUnit: c.GetCertificateProperties().GetOrganizationalUnit()},
 	}
 	if log := c.GetLog(); log != nil && log.RateLimitBytesPerSecond != nil {
 		info.LogRateLimit = log.GetRateLimitBytesPerSecond()
