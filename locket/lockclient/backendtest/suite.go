@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) lockclient.Backend) {
 		"a watch tells only what its filter lets through":    filters,
 		"a watch tells an expiry before the next acquirer":   tellsExpiryFirst,
 		"a watch ends with its context, and with its reason": endsWatches,
+		"random claims and releases do as the model does":    obeysTheModel,
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {

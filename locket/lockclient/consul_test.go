@@ -1,0 +1,265 @@
+package lockclient_test
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+	"github.com/stretchr/testify/require"
+
+	"diego.internal/locket/consultest"
+	"diego.internal/locket/lockclient"
+	"diego.internal/servicekit/mtls"
+	"diego.internal/servicekit/mtls/mtlstest"
+)
+
+const patience = 40 * time.Second
+
+func eventually(t *testing.T, what string, met func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !met() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("waited %v for %s", patience, what)
+		case <-tick.C:
+		}
+	}
+}
+
+// hold holds the lock "bbs" until the test ends or stop is called; lost has what Hold returned.
+func hold(t *testing.T, b lockclient.Backend, owner string) (lock *lockclient.Lock, lost chan error, stop func()) {
+	t.Helper()
+	lock, err := lockclient.Acquire(t.Context(), bbsLock(b, owner))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	lost = make(chan error, 1)
+	done := make(chan struct{})
+	go func() { defer close(done); lost <- lock.Hold(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return lock, lost, cancel
+}
+
+func sessions(t *testing.T, s *consultest.Server) []*api.SessionEntry {
+	t.Helper()
+	list, _, err := s.API().Session().List((&api.QueryOptions{RequireConsistent: true}).WithContext(t.Context()))
+	require.NoError(t, err)
+	return list
+}
+
+func TestConsulTakeOver(t *testing.T) {
+	t.Parallel()
+	// As Consul comes: sessions of 10 s, which it ends after 20 s.
+	b := consulBackend(t, consultest.Start(t, consultest.Config{}).Client())
+	first, lost, stop := hold(t, b, "bbs-1")
+
+	type acquisition struct {
+		lock *lockclient.Lock
+		at   time.Time
+	}
+	standby := func(owner string) <-chan acquisition {
+		got := make(chan acquisition, 1)
+		go func() {
+			lock, err := lockclient.Acquire(t.Context(), bbsLock(b, owner))
+			if err == nil {
+				got <- acquisition{lock, time.Now()}
+			}
+		}()
+		return got
+	}
+	next := standby("bbs-2")
+	select {
+	case <-next:
+		t.Fatal("a lock that is held and renewed was taken over")
+	case <-time.After(7 * time.Second): // the ttl and more
+	}
+	stopped := time.Now()
+	stop()
+	require.NoError(t, <-lost)
+	second := <-next // and from here on bbs-2 is dead: nobody renews
+	clean := second.at.Sub(stopped)
+
+	presence := lockclient.Claim{Key: "cell-1", Owner: "run-1", Type: lockclient.TypePresence, TTL: 5 * time.Second}
+	_, err := b.Claim(t.Context(), presence)
+	require.NoError(t, err)
+	registered := time.Now()
+	expired := make(chan time.Time, 1)
+	go func() {
+		_ = lockclient.WatchPresences(t.Context(), b, quiet, func(e lockclient.PresenceEvent) {
+			if e.Kind == lockclient.Expired {
+				expired <- time.Now()
+			}
+		})
+	}()
+
+	third := <-standby("bbs-3")
+	hard := third.at.Sub(second.at)
+	silent := (<-expired).Sub(registered)
+	t.Logf("clean take-over %v, hard take-over %v, expiry of a presence %v", clean, hard, silent)
+	require.Less(t, clean, time.Second)
+	require.GreaterOrEqual(t, hard, 4*time.Second, "the holder may have trusted its lease until then")
+	require.Less(t, hard, 7500*time.Millisecond)
+	require.Greater(t, silent, 10*time.Second, "never before the session's ttl")
+	require.Less(t, silent, 25*time.Second)
+	require.Greater(t, second.lock.Token(), first.Token())
+	require.Greater(t, third.lock.Token(), second.lock.Token())
+}
+
+func TestConsulRestartMovesNoLock(t *testing.T) {
+	t.Parallel()
+	server := consultest.Start(t, consultest.Config{})
+	b := consulBackend(t, server.Client())
+	lock, lost, _ := hold(t, b, "bbs-1")
+	token := lock.Token()
+	server.Kill()
+	server.Restart()
+	server.Signal(syscall.SIGSTOP)
+	until := time.NewTimer(1500 * time.Millisecond)
+	<-until.C
+	server.Signal(syscall.SIGCONT)
+	until.Reset(5 * time.Second)
+	<-until.C
+	select {
+	case err := <-lost:
+		t.Fatalf("the lock is lost: %v", err)
+	default:
+	}
+	require.True(t, lock.Valid())
+	held, err := b.Fetch(t.Context(), "bbs")
+	require.NoError(t, err)
+	require.Equal(t, token, held.Token)
+}
+
+func TestConsulOutageEndsTheLock(t *testing.T) {
+	t.Parallel()
+	server := consultest.Start(t, consultest.Config{})
+	b := consulBackend(t, server.Client())
+	lock, lost, _ := hold(t, b, "bbs-1")
+	server.Signal(syscall.SIGSTOP)
+	require.ErrorIs(t, <-lost, lockclient.ErrLost)
+	require.False(t, lock.Valid())
+	server.Signal(syscall.SIGCONT)
+	again, err := lockclient.Acquire(t.Context(), bbsLock(b, "bbs-2"))
+	require.NoError(t, err)
+	require.Greater(t, again.Token(), lock.Token())
+}
+
+func TestConsulLosesAClaimBehindOurBack(t *testing.T) {
+	t.Parallel()
+	server := consultest.Start(t, consultest.Config{})
+	cfg := server.Client()
+	cfg.LockDelay = 2 * time.Second
+	b := consulBackend(t, cfg)
+	lock, lost, _ := hold(t, b, "bbs-1")
+	for _, s := range sessions(t, server) {
+		_, err := server.API().Session().Destroy(s.ID, nil)
+		require.NoError(t, err)
+	}
+	destroyed := time.Now()
+	_, err := b.Claim(t.Context(), lockclient.Claim{Key: "bbs", Owner: "x", Type: lockclient.TypeLock, TTL: 5 * time.Second})
+	require.ErrorIs(t, err, lockclient.ErrCollision, "within the lock delay")
+	second, err := lockclient.Acquire(t.Context(), bbsLock(b, "bbs-2"))
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, time.Since(destroyed), 1900*time.Millisecond)
+	require.Greater(t, second.Token(), lock.Token())
+	require.ErrorIs(t, <-lost, lockclient.ErrLost, "the next renewal finds out")
+
+	// An operator deletes the key: the lock index of Consul begins anew, tokens do not.
+	_, err = server.API().KV().DeleteTree("diego/", nil)
+	require.NoError(t, err)
+	third, err := b.Claim(t.Context(), lockclient.Claim{Key: "bbs", Owner: "bbs-3", Type: lockclient.TypeLock, TTL: 5 * time.Second})
+	require.NoError(t, err)
+	require.Greater(t, third.Token, second.Token())
+}
+
+func TestConsulSessions(t *testing.T) {
+	t.Parallel()
+	server := consultest.Start(t, consultest.Config{})
+	cfg := server.Client()
+	cfg.LockDelay = 3 * time.Second
+	b := consulBackend(t, cfg)
+	claim(t, b, lockclient.Claim{Key: "bbs", Owner: "a", Type: lockclient.TypeLock, TTL: 30 * time.Second})
+	claim(t, b, lockclient.Claim{Key: "cell-1", Owner: "b", Type: lockclient.TypePresence, TTL: 5 * time.Second, Incarnation: 1})
+	list := sessions(t, server)
+	require.Len(t, list, 2, "one for each claim")
+	for _, s := range list {
+		require.Empty(t, s.Checks)
+		require.Empty(t, s.NodeChecks)
+		require.Empty(t, s.ServiceChecks)
+		if s.Name == "a" {
+			require.Equal(t, "30s", s.TTL)
+			require.Equal(t, "release", s.Behavior)
+			require.Equal(t, cfg.LockDelay, s.LockDelay)
+		} else {
+			require.Equal(t, "10s", s.TTL)
+			require.Equal(t, "delete", s.Behavior)
+			require.Less(t, s.LockDelay, 10*time.Millisecond)
+		}
+	}
+
+	// Refusals make no session; take-overs, releases and repeated claims leave none.
+	for i := range 5 {
+		_, err := b.Claim(t.Context(), lockclient.Claim{Key: "bbs", Owner: fmt.Sprintf("other-%d", i), Type: lockclient.TypeLock, TTL: 5 * time.Second})
+		require.ErrorIs(t, err, lockclient.ErrCollision)
+		claim(t, b, lockclient.Claim{Key: "bbs", Owner: "a", Type: lockclient.TypeLock, TTL: 30 * time.Second})
+		claim(t, b, lockclient.Claim{Key: "cell-1", Owner: fmt.Sprintf("run-%d", i), Type: lockclient.TypePresence, TTL: 5 * time.Second, Incarnation: int64(i) + 2})
+	}
+	require.Len(t, sessions(t, server), 2)
+	require.NoError(t, b.Release(t.Context(), "bbs", "a"))
+	require.NoError(t, b.Release(t.Context(), "cell-1", "run-4"))
+	require.Empty(t, sessions(t, server))
+}
+
+func claim(t *testing.T, b lockclient.Backend, c lockclient.Claim) lockclient.Held {
+	t.Helper()
+	held, err := b.Claim(t.Context(), c)
+	require.NoError(t, err)
+	return held
+}
+
+func TestConsulKnowsItsPeers(t *testing.T) {
+	t.Parallel()
+	ca := mtlstest.NewAuthority(t)
+	server := consultest.Start(t, consultest.Config{CA: ca})
+	stranger := mtlstest.NewAuthority(t).Issue(mtls.Identity{Role: mtls.RoleBBS})
+	tests := map[string]struct {
+		change  func(*lockclient.ConsulConfig)
+		wantErr string
+	}{
+		"a client of another ca is refused": {
+			change:  func(c *lockclient.ConsulConfig) { c.TLS.Certificate, c.TLS.Key = stranger.Certificate, stranger.Key },
+			wantErr: "tls: ",
+		},
+		"a server of another ca is not trusted": {
+			change:  func(c *lockclient.ConsulConfig) { c.TLS.CA = stranger.CA },
+			wantErr: "unknown authority",
+		},
+		"a server of another name is not trusted": {
+			change:  func(c *lockclient.ConsulConfig) { c.TLS.ServerName = "server.dc2.consul" },
+			wantErr: "server.dc2.consul",
+		},
+		"the name in the configuration is enough": {
+			change: func(c *lockclient.ConsulConfig) { c.TLS.ServerName = "server.dc1.consul" },
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := server.Client()
+			test.change(&cfg)
+			_, err := consulBackend(t, cfg).Fetch(t.Context(), "nobody")
+			if test.wantErr == "" {
+				require.ErrorIs(t, err, lockclient.ErrNotHeld)
+				return
+			}
+			require.NotErrorIs(t, err, lockclient.ErrNotHeld)
+			require.ErrorContains(t, err, test.wantErr)
+		})
+	}
+}
