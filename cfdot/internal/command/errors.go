@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"diego.internal/cfdot/internal/output"
 	"diego.internal/servicekit/fault"
@@ -124,6 +125,18 @@ func nameOf(err error) string {
 	return fault.Code(err).String()
 }
 
+// message is what the server said, without our own account of the call.
+func message(err error) string {
+	type answer interface {
+		error
+		GRPCStatus() *status.Status
+	}
+	if said, ok := errors.AsType[answer](err); ok && said.GRPCStatus().Message() != "" {
+		return said.GRPCStatus().Message()
+	}
+	return err.Error()
+}
+
 // reportServer prints the lines that scripts look for.
 func (a *app) reportServer(err error) {
 	server := serverBBS
@@ -139,7 +152,7 @@ func (a *app) reportServer(err error) {
 	if number, ok := typeNumber(name); ok {
 		kind = fmt.Sprintf("Type %d: %s", number, name)
 	}
-	_, _ = fmt.Fprintf(a.Stderr, "%s error\n%s\nMessage: %v\n", server, kind, err)
+	_, _ = fmt.Fprintf(a.Stderr, "%s error\n%s\nMessage: %s\n", server, kind, message(err))
 	for _, violation := range fault.Violations(err) {
 		_, _ = fmt.Fprintf(a.Stderr, "  %s: %s\n", violation.Field, violation.Description)
 	}
@@ -171,7 +184,7 @@ func (a *app) reportJSON(err error) {
 			Violations []violation `json:"violations,omitempty"`
 		} `json:"error"`
 	}{}
-	report.Error.Code, report.Error.Name, report.Error.Message = fault.Code(err).String(), nameOf(err), err.Error()
+	report.Error.Code, report.Error.Name, report.Error.Message = fault.Code(err).String(), nameOf(err), message(err)
 	for _, v := range fault.Violations(err) {
 		report.Error.Violations = append(report.Error.Violations, violation(v))
 	}

@@ -2,10 +2,12 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	"diego.internal/cfdot/internal/output"
@@ -90,9 +92,8 @@ func (w *watcher) watch(ctx context.Context, client bbsv1.WatchClient) error {
 			w.request.Start = &bbsv1.WatchRequest_AfterRevision{AfterRevision: w.last}
 		}
 		w.seen = 0
-		stream, err := client.Watch(ctx, w.request)
 		var failed error // of our own output
-		err = follow(stream, err, func(message *bbsv1.WatchResponse) error {
+		err := w.stream(ctx, client, func(message *bbsv1.WatchResponse) error {
 			heard, pause = time.Now(), firstPause
 			failed = w.take(message)
 			return failed
@@ -113,6 +114,20 @@ func (w *watcher) watch(ctx context.Context, client bbsv1.WatchClient) error {
 		}
 		timer.Stop()
 	}
+}
+
+// stream reads one stream to its end. It is for the loop around it to try again and to lose patience, so the client, which
+// would try for ten seconds whatever our limit is, gets no buffer to repeat a request from and no more time than a request.
+func (w *watcher) stream(ctx context.Context, client bbsv1.WatchClient, take func(*bbsv1.WatchResponse) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	patience := time.AfterFunc(w.app.flags.requestTime(), func() { cancel(errSilent) })
+	stream, err := client.Watch(ctx, w.request, grpc.MaxRetryRPCBufferSize(0))
+	patience.Stop()
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		return errSilent
+	}
+	return follow(stream, err, take)
 }
 
 // passing says whether a stream may work at the next attempt.

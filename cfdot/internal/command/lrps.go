@@ -22,11 +22,12 @@ func (a *app) lrps() []*cobra.Command {
 	}
 }
 
-func (a *app) desiredColumns() []output.Column[spec.DesiredLRP] {
+// desiredColumns shows how many instances run, of which running tells by process guid.
+func (a *app) desiredColumns(running map[string]int) []output.Column[spec.DesiredLRP] {
 	return []output.Column[spec.DesiredLRP]{
 		{Name: "PROCESS", Cell: func(l spec.DesiredLRP) string { return l.ProcessGUID }},
 		{Name: "DOMAIN", Cell: func(l spec.DesiredLRP) string { return l.Domain }},
-		{Name: "DESIRED", Cell: func(l spec.DesiredLRP) string { return strconv.Itoa(int(l.Instances)) }},
+		{Name: "RUN/DESIRED", Cell: func(l spec.DesiredLRP) string { return fmt.Sprintf("%d/%d", running[l.ProcessGUID], l.Instances) }},
 		{Name: "MEMORY", Cell: func(l spec.DesiredLRP) string { return output.Mebibytes(l.MemoryMB) }},
 		{Name: "DISK", Cell: func(l spec.DesiredLRP) string { return output.Mebibytes(l.DiskMB) }},
 		{Name: "ROUTES", Cell: func(l spec.DesiredLRP) string { return routesCell(l) }},
@@ -34,12 +35,33 @@ func (a *app) desiredColumns() []output.Column[spec.DesiredLRP] {
 	}
 }
 
+// countRunning counts the running instances of each process for a table. Lines of JSON have no use for it.
+func (a *app) countRunning(ctx context.Context, conn *grpc.ClientConn, request *bbsv1.ListActualLRPsRequest) (map[string]int, error) {
+	if a.flags.format == output.JSON {
+		return nil, nil //nolint:nilnil // nobody looks
+	}
+	running := map[string]int{}
+	request.States = []workloadv1.ActualLRPState{workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING}
+	err := a.eachActual(ctx, conn, request, func(l spec.ActualLRP) error {
+		// Of an instance that is being moved the two records count as one.
+		if l.Presence == "ORDINARY" {
+			running[l.ProcessGUID]++
+		}
+		return nil
+	})
+	return running, err
+}
+
 func (a *app) desiredLRPs() *cobra.Command {
 	var domain string
 	command := &cobra.Command{Use: "desired-lrps", Short: "List what is wanted", Args: exactly(), Example: "  cfdot desired-lrps -d cf-apps"}
 	command.Flags().StringVarP(&domain, "domain", "d", "", "only this domain")
 	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
-		return printAll(printer(a, a.desiredColumns()...), func(show func(spec.DesiredLRP) error) error {
+		running, err := a.countRunning(ctx, conn, &bbsv1.ListActualLRPsRequest{Domain: domain})
+		if err != nil {
+			return err
+		}
+		return printAll(printer(a, a.desiredColumns(running)...), func(show func(spec.DesiredLRP) error) error {
 			request := &bbsv1.ListDesiredLRPsRequest{Filter: &bbsv1.DesiredLRPFilter{Domain: domain}, IncludeDefinition: true}
 			open := func(ctx context.Context) (grpc.ServerStreamingClient[bbsv1.ListDesiredLRPsResponse], error) {
 				return bbsv1.NewDesiredLRPsClient(conn).ListDesiredLRPs(ctx, request)
@@ -66,7 +88,11 @@ func (a *app) desiredLRP() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return printOne(printer(a, a.desiredColumns()...), spec.DesiredLRPOf(answer.GetDesiredLrp()))
+		running, err := a.countRunning(ctx, conn, &bbsv1.ListActualLRPsRequest{ProcessGuids: args[:1]})
+		if err != nil {
+			return err
+		}
+		return printOne(printer(a, a.desiredColumns(running)...), spec.DesiredLRPOf(answer.GetDesiredLrp()))
 	})
 	return command
 }

@@ -59,7 +59,9 @@ func TestPrinterWritesLinesAtOnce(t *testing.T) {
 	var out bytes.Buffer
 	p := New(Options{Format: JSON, Out: &out}, petColumns()...)
 	require.NoError(t, p.Print(pet{Name: "<cat> & é", Legs: 4}))
-	require.Equal(t, `{"name":"<cat> & é","legs":4}`+"\n", out.String(), "before the end, and as it was written")
+	before := out.String()
+	require.True(t, strings.HasSuffix(before, "\n"), "a whole line, before the end")
+	require.Contains(t, before, "<cat> & é", "as it was written")
 	require.NoError(t, p.Print(pet{Name: "two\nlines"}))
 	require.NoError(t, p.Close())
 	require.Equal(t, 2, strings.Count(out.String(), "\n"))
@@ -75,30 +77,36 @@ func TestPrinterTable(t *testing.T) {
 		want    string
 	}{
 		"columns line up": {
-			Options{Format: Table}, []pet{{"cat", 4, "black"}, short},
+			Options{Format: Table},
+			[]pet{{"cat", 4, "black"}, short},
 			"NAME  LEGS  NOTE\ncat   ||||  black\nbird  ||    \n",
 		},
 		"nothing has its headers all the same": {Options{Format: Table}, nil, "NAME  LEGS  NOTE\n"},
 		"no headers":                           {Options{Format: Table, NoHeaders: true}, []pet{short}, "bird  ||  \n"},
 		"nothing and no headers":               {Options{Format: Table, NoHeaders: true}, nil, ""},
 		"not cut when there is no width": {
-			Options{Format: Table}, []pet{long},
+			Options{Format: Table},
+			[]pet{long},
 			"NAME                            LEGS  NOTE\n1234567890abcdefghij1234567890  ||||  a note\n",
 		},
 		"cut in the middle to the width of a terminal": {
-			Options{Format: Table, Width: 34}, []pet{long},
+			Options{Format: Table, Width: 34},
+			[]pet{long},
 			"NAME                LEGS  NOTE\n12345678...4567890  ||||  a note\n",
 		},
 		"not cut below what can be read": {
-			Options{Format: Table, Width: 5}, []pet{long},
+			Options{Format: Table, Width: 5},
+			[]pet{long},
 			"NAME          LEGS  NOTE\n12345...7890  ||||  a note\n",
 		},
 		"wide cuts nothing": {
-			Options{Format: Wide, Width: 10}, []pet{long},
+			Options{Format: Wide, Width: 10},
+			[]pet{long},
 			"NAME                            LEGS  NOTE\n1234567890abcdefghij1234567890  ||||  a note\n",
 		},
 		"what would command the terminal is blanked": {
-			Options{Format: Table, NoHeaders: true}, []pet{{"a\x1b[2Jb\tc\nd\x7f", 0, ""}},
+			Options{Format: Table, NoHeaders: true},
+			[]pet{{"a\x1b[2Jb\tc\nd\x7f", 0, ""}},
 			"a [2Jb c d     \n",
 		},
 	} {

@@ -65,7 +65,7 @@ func TestParseNamesEveryProblem(t *testing.T) {
 		"two documents":        {`{} {}`, []string{"not JSON, at byte 4: invalid character '{' after top-level value"}},
 		"a list":               {`[]`, []string{"the document: must be an object, is a list"}},
 		"a number":             {`7`, []string{"the document: must be an object, is 7"}},
-		"a name that is wrong": {`{"proces_guid": "a", "Domain": "b"}`, []string{"proces_guid: is no known member", "Domain: is no known member"}},
+		"a name that is wrong": {`{"guid": "a", "Domain": "b"}`, []string{"guid: is no known member", "Domain: is no known member"}},
 		"a name within a value that is wrong": {
 			`{"action": {"run": {"paht": {"deep": [1]}}}, "egress_rules": [{"protocol": "tcp"}, {"protocol": "tcp", "port": [1]}]}`,
 			[]string{"action.run.paht: is no known member", "egress_rules[1].port: is no known member"},
