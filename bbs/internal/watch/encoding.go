@@ -8,8 +8,10 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// maxMessage bounds the size of one message, softly: a batch whose events exceed it is sent in several.
-const maxMessage = 1 << 20
+// maxMessage bounds the size of one message, softly: a batch whose events exceed it is sent in several. With what
+// surrounds the events it stays below 32 KiB, because gRPC copies each message for each watcher into a pooled buffer, and
+// the next size of those is 1 MiB.
+const maxMessage = 31 << 10
 
 // Fields of bbs.v1.WatchResponse and its Changes.
 const (

@@ -1,0 +1,236 @@
+package watch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"pgregory.net/rapid"
+
+	bbsv1 "diego.internal/proto/bbs/v1"
+	workloadv1 "diego.internal/proto/workload/v1"
+)
+
+// archive holds batches from a revision on.
+type archive struct {
+	batches []*Batch // all of them, from revision 1
+	from    uint64   // the first that is still held
+	reads   int
+}
+
+func (a *archive) ReadLog(_ context.Context, after uint64, _ int) ([]*Batch, error) {
+	a.reads++
+	if after+1 < a.from {
+		return nil, ErrTruncated
+	}
+	return a.batches[after:min(after+3, uint64(len(a.batches)))], nil
+}
+
+// batch has one event about a guid on a cell.
+func batch(revision uint64, cell string) *Batch {
+	return &Batch{Revision: revision, At: time.Unix(int64(revision), 0), Events: []Event{{
+		Kind: ActualCreated, Subject: fmt.Sprint("app-", revision), Domain: "d", Cells: []string{cell}, After: []byte{},
+	}}}
+}
+
+func TestCursorReadsMemoryAndArchiveAsOne(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		total := rapid.IntRange(1, 200).Draw(t, "batches")
+		held := rapid.IntRange(1, 60).Draw(t, "in memory")
+		start := rapid.IntRange(0, total).Draw(t, "start")
+		step := rapid.IntRange(1, 50).Draw(t, "read between appends")
+		cells := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b"}), total, total).Draw(t, "cells")
+		filter := All()
+		filter.CellID = rapid.SampledFrom([]string{"", "a"}).Draw(t, "filter")
+
+		a := &archive{from: 1}
+		l := NewLog(Config{MaxBytes: held * batch(1, "a").footprint(), Archive: a})
+		var cursor *Cursor
+		var got, want []uint64
+		for i := range total {
+			b := batch(uint64(i+1), cells[i])
+			a.batches = append(a.batches, b)
+			l.Append(b)
+			if i+1 > start && (filter.CellID == "" || cells[i] == filter.CellID) {
+				want = append(want, b.Revision)
+			}
+			if i+1 < start {
+				continue
+			}
+			if cursor == nil {
+				var err error
+				if cursor, err = l.Cursor(uint64(start), filter); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if i%step != 0 && i != total-1 {
+				continue // a reader that takes its time
+			}
+			for {
+				next, err := cursor.Next(context.Background(), 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if next == nil {
+					break
+				}
+				got = append(got, next.Revision)
+			}
+			if cursor.Position() != uint64(i+1) {
+				t.Fatalf("after an idle time the position is %d, want %d", cursor.Position(), i+1)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("revisions (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestCursorSaysWhatTheLogNoLongerHolds(t *testing.T) {
+	t.Parallel()
+	a := &archive{from: 5}
+	l := NewLog(Config{MaxBytes: 1, Archive: a})
+	for i := range uint64(10) {
+		b := batch(i+1, "a")
+		a.batches = append(a.batches, b)
+		l.Append(b)
+	}
+	old, err := l.Cursor(3, All())
+	require.NoError(t, err)
+	defer old.Close()
+	_, err = old.Next(t.Context(), time.Minute)
+	require.ErrorIs(t, err, ErrTruncated)
+
+	kept, err := l.Cursor(4, All())
+	require.NoError(t, err)
+	defer kept.Close()
+	next, err := kept.Next(t.Context(), time.Minute)
+	require.NoError(t, err)
+	require.Equal(t, uint64(5), next.Revision)
+
+	_, err = l.Cursor(11, All())
+	require.ErrorIs(t, err, ErrFuture)
+}
+
+func TestCursorOfACellIsWokenByItOnly(t *testing.T) {
+	t.Parallel()
+	l := NewLog(Config{MaxBytes: 1 << 20, Archive: &archive{}})
+	filter := All()
+	filter.CellID = "mine"
+	c, err := l.Cursor(0, filter)
+	require.NoError(t, err)
+	defer c.Close()
+	l.Append(batch(1, "other"))
+	require.Empty(t, c.wake)
+	l.Append(batch(2, "mine"))
+	require.Len(t, c.wake, 1)
+	next, err := c.Next(t.Context(), time.Minute)
+	require.NoError(t, err)
+	require.Equal(t, uint64(2), next.Revision)
+	c.Close()
+	require.Empty(t, l.byCell)
+}
+
+func TestCursorEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	l := NewLog(Config{MaxBytes: 1 << 20, Archive: &archive{}})
+	c, err := l.Cursor(0, All())
+	require.NoError(t, err)
+	defer c.Close()
+	why := errors.New("the client left")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(why)
+	_, err = c.Next(ctx, time.Minute)
+	require.ErrorIs(t, err, why)
+}
+
+func TestWakeReturnsFromNext(t *testing.T) {
+	t.Parallel()
+	l := NewLog(Config{MaxBytes: 1 << 20, Archive: &archive{}})
+	c, err := l.Cursor(0, All())
+	require.NoError(t, err)
+	defer c.Close()
+	l.Wake()
+	next, err := c.Next(t.Context(), time.Hour)
+	require.NoError(t, err)
+	require.Nil(t, next)
+}
+
+func encoded(t *testing.T, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	require.NoError(t, err)
+	return b
+}
+
+func TestMessagesDecodeAsTheContractSays(t *testing.T) {
+	t.Parallel()
+	before := &workloadv1.ActualLRP{Key: &workloadv1.ActualLRPKey{ProcessGuid: "app"}, State: workloadv1.ActualLRPState_ACTUAL_LRP_STATE_CLAIMED}
+	after := &workloadv1.ActualLRP{Key: &workloadv1.ActualLRPKey{ProcessGuid: "app"}, State: workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING}
+	crash := &bbsv1.ActualLRPCrashed{CrashCount: 2, CrashReason: "why"}
+	domain := &bbsv1.DomainChanged{Domain: &bbsv1.Domain{Domain: "d"}, Fresh: true}
+	b := &Batch{Revision: 7, At: time.Unix(100, 5), Events: []Event{
+		{Kind: ActualChanged, Subject: "app", Before: encoded(t, before), After: encoded(t, after), TraceID: "trace"},
+		{Kind: ActualCreated, Subject: "app", After: encoded(t, after)},
+		{Kind: ActualRemoved, Subject: "app", Before: encoded(t, before)},
+		{Kind: ActualCrashed, Subject: "app", After: encoded(t, crash)},
+		{Kind: DomainChanged, Subject: "d", After: encoded(t, domain)},
+	}}
+	want := []*bbsv1.Event{
+		{TraceId: "trace", Event: &bbsv1.Event_ActualLrpInstanceChanged{ActualLrpInstanceChanged: &bbsv1.ActualLRPInstanceChanged{Before: before, After: after}}},
+		{Event: &bbsv1.Event_ActualLrpInstanceCreated{ActualLrpInstanceCreated: &bbsv1.ActualLRPInstanceCreated{ActualLrp: after}}},
+		{Event: &bbsv1.Event_ActualLrpInstanceRemoved{ActualLrpInstanceRemoved: &bbsv1.ActualLRPInstanceRemoved{ActualLrp: before}}},
+		{Event: &bbsv1.Event_ActualLrpCrashed{ActualLrpCrashed: crash}},
+		{Event: &bbsv1.Event_DomainChanged{DomainChanged: domain}},
+	}
+	all, lrpsOnly := All(), Filter{Groups: GroupActual}
+	for name, tc := range map[string]struct {
+		filter *Filter
+		want   []*bbsv1.Event
+	}{
+		"everything":      {&all, want},
+		"actual LRPs":     {&lrpsOnly, want[:4]},
+		"nothing passes":  {&Filter{Groups: GroupTask}, nil},
+		"another subject": {&Filter{Groups: GroupAll, Subjects: map[string]bool{"d": true}}, want[4:]},
+	} {
+		var got []*bbsv1.Event
+		for _, raw := range b.Messages(tc.filter) {
+			var m bbsv1.WatchResponse
+			require.NoError(t, proto.Unmarshal(raw, &m), name)
+			require.Equal(t, uint64(7), m.GetChanges().GetRevision())
+			require.Equal(t, b.At.UTC(), m.GetChanges().GetCommittedAt().AsTime())
+			require.False(t, m.GetChanges().GetMore())
+			got = append(got, m.GetChanges().GetEvents()...)
+		}
+		require.Empty(t, cmp.Diff(tc.want, got, protocmp.Transform()), name)
+	}
+}
+
+func TestLargeBatchesComeInSeveralMessages(t *testing.T) {
+	t.Parallel()
+	b := &Batch{Revision: 1}
+	for range 5 {
+		big := &workloadv1.ActualLRP{CrashReason: strings.Repeat("x", maxMessage*2/5)}
+		b.Events = append(b.Events, Event{Kind: ActualCreated, After: encoded(t, big)})
+	}
+	all := All()
+	messages := b.Messages(&all)
+	require.Len(t, messages, 3)
+	events := 0
+	for i, raw := range messages {
+		var m bbsv1.WatchResponse
+		require.NoError(t, proto.Unmarshal(raw, &m))
+		require.Equal(t, i < 2, m.GetChanges().GetMore())
+		events += len(m.GetChanges().GetEvents())
+		require.LessOrEqual(t, len(raw), maxMessage+(1<<10))
+	}
+	require.Equal(t, 5, events)
+}
