@@ -21,6 +21,7 @@ func run() int {
 	go func() {
 		<-interrupts
 		cancel(command.Interrupted())
+		signal.Stop(interrupts) // a second one ends us at once
 	}()
 	// A reader that goes away, as head does, shows as an error of the write and not as a signal that kills us.
 	signal.Ignore(syscall.SIGPIPE)
