@@ -55,13 +55,13 @@ func measureFloor(ctx context.Context, pool *pgxpool.Pool, n int) error {
 
 // statements runs statement i for 0..n-1 from as many connections as there are callers, and returns how many ended per second.
 // Like the requests of a pass they are made beforehand.
-func statements(ctx context.Context, pool *pgxpool.Pool, n int, make func(i int) (sql string, args []any, err error)) (float64, error) {
+func statements(ctx context.Context, pool *pgxpool.Pool, n int, statement func(i int) (sql string, args []any, err error)) (float64, error) {
 	var took time.Duration
 	for first := 0; first < n; first += block {
 		var sql string
 		all := [][]any{}
 		for i := first; i < min(first+block, n); i++ {
-			text, args, err := make(i)
+			text, args, err := statement(i)
 			if err != nil {
 				return 0, err
 			}

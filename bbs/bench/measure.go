@@ -209,7 +209,7 @@ func (w *world) measureTakeOver(ctx context.Context) error {
 func (w *world) takeOver(ctx context.Context, name string, end func(*process) error) (time.Duration, error) {
 	old := w.bbs
 	// It looks at everything often, so that measureConvergence need not wait.
-	standby, err := w.startBBS(name, "200ms")
+	standby, err := w.startBBS(ctx, name, "200ms")
 	if err != nil {
 		return 0, err
 	}

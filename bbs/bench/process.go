@@ -20,6 +20,7 @@ const stopTimeout = 20 * time.Second
 
 // build makes the programs that are measured, as they are in the source tree around the working folder.
 func build(ctx context.Context, folder string) error {
+	//nolint:gosec // a folder that was made here
 	cmd := exec.CommandContext(ctx, "go", "build", "-o", folder+"/", "diego.internal/bbs/cmd/bbs", "diego.internal/locket/cmd/locket")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building bbs and locket: %w: %s", err, out)
@@ -125,8 +126,8 @@ func (p *process) peakMemory() (float64, error) {
 }
 
 // freeAddress returns a local address that nobody listens on.
-func freeAddress() (string, error) {
-	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+func freeAddress(ctx context.Context) (string, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", fmt.Errorf("finding a free port: %w", err)
 	}

@@ -167,7 +167,7 @@ func changes(response []byte) (revision uint64, events int, complete bool) {
 			return 0, 0, false
 		}
 		body = body[n:]
-		switch field {
+		switch int(field) {
 		case changesRevision:
 			revision, _ = protowire.ConsumeVarint(body)
 		case changesMore:

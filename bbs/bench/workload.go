@@ -74,8 +74,10 @@ func definition(i int, app string) *workloadv1.LRPDefinition {
 		Container: &workloadv1.ContainerSpec{
 			RootFs: "preloaded:cflinuxfs4", Resources: &workloadv1.Resources{MemoryMb: 256, DiskMb: 1024, MaxPids: 1024}, CpuWeight: 3,
 			Env: []*workloadv1.EnvironmentVariable{
-				{Name: "VCAP_APPLICATION", Value: noise("application", i, 600)}, {Name: "VCAP_SERVICES", Value: noise("services", i, 160)},
-				{Name: "MEMORY_LIMIT", Value: "256m"}, {Name: "LANG", Value: "en_US.UTF-8"},
+				{Name: "VCAP_APPLICATION", Value: noise("application", i, 600)},
+				{Name: "VCAP_SERVICES", Value: noise("services", i, 160)},
+				{Name: "MEMORY_LIMIT", Value: "256m"},
+				{Name: "LANG", Value: "en_US.UTF-8"},
 			},
 			Log: &workloadv1.LogConfig{Guid: app, Source: "CELL"},
 			EgressRules: []*workloadv1.SecurityGroupRule{
@@ -116,7 +118,7 @@ func claimRequest(i int) *bbsv1.ClaimActualLRPRequest {
 
 // startRequest reports instance i as running. Another generation reports another port.
 func startRequest(i, generation int) *bbsv1.StartActualLRPRequest {
-	host := uint32(61000 + generation%1000) //nolint:gosec // a port
+	host := uint32(61000 + generation%1000)
 	return &bbsv1.StartActualLRPRequest{
 		Key: &workloadv1.ActualLRPKey{ProcessGuid: guid(i), Domain: "cf-apps"}, InstanceKey: instanceKey(i),
 		NetInfo: &workloadv1.ActualLRPNetInfo{

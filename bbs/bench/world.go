@@ -122,7 +122,7 @@ func (w *world) dial(ctx context.Context, role, name, server, address string) (*
 		grpc.WithTransportCredentials(credentials.NewTLS(source.ClientConfig(mtls.Peer{Role: server}))),
 		grpc.WithDisableServiceConfig(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(grpcserver.MaxMessage)),
 		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(4<<20),
-		grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10), grpc.WithSharedWriteBuffer(true))
+		grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10))
 	if err != nil {
 		return nil, fmt.Errorf("dialing %s: %w", server, err)
 	}
@@ -169,23 +169,23 @@ func (w *world) startAuctioneer(ctx context.Context) error {
 }
 
 // startLocket starts the lock service and waits until it serves.
-func (w *world) startLocket(context.Context) error {
+func (w *world) startLocket(ctx context.Context) error {
 	var err error
-	w.locket, err = w.spawn("locket", mtls.RoleLocket, w.cfg.locket, "")
+	w.locket, err = w.spawn(ctx, "locket", mtls.RoleLocket, w.cfg.locket, "")
 	return err
 }
 
 // spawn starts a process of the product with the sections that all have.
-func (w *world) spawn(name, program, database, more string) (*process, error) {
+func (w *world) spawn(ctx context.Context, name, program, database, more string) (*process, error) {
 	files, err := w.issue(program, "")
 	if err != nil {
 		return nil, err
 	}
-	listen, err := freeAddress()
+	listen, err := freeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
-	debug, err := freeAddress()
+	debug, err := freeAddress(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -259,8 +259,8 @@ func lockCell(ctx context.Context, client locketv1.LocketClient, i int) error {
 }
 
 // startBBS starts one more BBS; the first becomes active, others are standbys.
-func (w *world) startBBS(name, convergence string) (*process, error) {
-	p, err := w.spawn(name, mtls.RoleBBS, w.cfg.bbs, fmt.Sprintf(`
+func (w *world) startBBS(ctx context.Context, name, convergence string) (*process, error) {
+	p, err := w.spawn(ctx, name, mtls.RoleBBS, w.cfg.bbs, fmt.Sprintf(`
 locket: {addresses: [%q]}
 auctioneer: {addresses: [%q]}
 lock: {owner: %q}
@@ -275,7 +275,7 @@ convergence: {interval: %s}
 
 func (w *world) startFirst(ctx context.Context) error {
 	var err error
-	if w.bbs, err = w.startBBS("bbs-1", "30s"); err != nil {
+	if w.bbs, err = w.startBBS(ctx, "bbs-1", "30s"); err != nil {
 		return err
 	}
 	conn, err := w.dialBBS(ctx, w.bbs, "first")
