@@ -50,11 +50,12 @@ func TestConfigNamesAllProblems(t *testing.T) {
 	t.Parallel()
 	_, err := load(t, `
 convergence: {interval: 0s, brake_share: 2}
-tasks: {max_retries: 0, kik: 30s}
+tasks: {max_retries: 0}
+writer: {max_bach: 3}
 watch: {bookmark: 1m}
 `)
 	require.Error(t, err)
-	for _, want := range []string{"interval", "brake_share", "kik", "max_retries", "bookmark"} {
+	for _, want := range []string{"interval", "brake_share", "max_bach", "max_retries", "bookmark"} {
 		require.ErrorContains(t, err, want)
 	}
 }

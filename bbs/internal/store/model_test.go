@@ -38,7 +38,7 @@ func decodeActual(encoded []byte) (actualID, *workloadv1.ActualLRP) {
 	if err := proto.Unmarshal(encoded, &m); err != nil {
 		panic(err)
 	}
-	m.Revision = 0                                // an order to stop changes it, and is nothing that clients see
+	m.Revision = 0 // an order to stop changes it, and is nothing that clients see
 	presence := lrp.Presence(m.GetPresence() - 1)
 	return actualID{Key: lrp.Key{ProcessGUID: m.GetKey().GetProcessGuid(), Index: m.GetKey().GetIndex()}, presence: presence}, &m
 }
