@@ -170,7 +170,7 @@ func Clean(ctx context.Context, cfg Config) error {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{cfg: cfg, log: cfg.Log, engine: cfg.Engine}
-	problems := []error{c.destroyUnknown(ctx, map[string]bool{})}
+	problems := []error{c.destroyUnknown(ctx, map[string]bool{}), c.removeCheckContainers(ctx)}
 	for _, dir := range []string{"containers", "files", "credentials", "dependencies", "logs", "tmp"} {
 		if err := os.RemoveAll(filepath.Join(cfg.StateDir, dir)); err != nil {
 			problems = append(problems, fmt.Errorf("removing state: %w", err))

@@ -47,6 +47,7 @@ func (n *node) unbuilt(ctx context.Context, err error) {
 		n.complete(true, "stopped-before-running", false)
 	default:
 		n.client.counters.CreationFailed.Add(1)
+		n.client.suspicious.Store(true)
 		n.log.Warn("creating-container-failed", slog.Any("error", err))
 		n.complete(true, creationFailure(err), true)
 	}

@@ -39,11 +39,20 @@ func (c *Client) reap(ctx context.Context) error {
 	return nil
 }
 
-// watchEngine keeps the health of the cell up to date: a cheap question often, and soon again after a bad answer.
+// watchEngine keeps the health of the cell up to date: a cheap question often, and soon again after a bad answer; now and
+// then, and when there is a reason for doubt, a container is made for a check.
 func (c *Client) watchEngine(ctx context.Context) error {
+	var checked time.Time
 	pause := c.cfg.EngineCheckInterval
+	if c.cfg.SelfCheck.RootFS != "" {
+		pause = 0 // nobody gets work before the first check
+	}
 	for wait(ctx, pause) {
 		err := c.checkEngine(ctx)
+		if err == nil && c.selfCheckDue(checked) {
+			err = c.selfCheck(ctx)
+			checked = time.Now()
+		}
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the check was cut off by our own end
 		}

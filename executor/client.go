@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -61,6 +62,8 @@ type Client struct {
 		mu  sync.Mutex
 		err error
 	}
+	// suspicious asks for a full check of the engine, because a creation has failed.
+	suspicious atomic.Bool
 }
 
 // pools bound how many of each kind of work run at a time.
@@ -107,6 +110,9 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 			metrics: make(chan struct{}, cfg.MetricsPool),
 			monitor: make(chan struct{}, cfg.HealthCheckPool),
 		},
+	}
+	if cfg.SelfCheck.RootFS != "" {
+		c.health.err = errUnchecked
 	}
 	// Containers outlive the call that opens the client, and its values (a trace) are not theirs.
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())

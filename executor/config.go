@@ -77,6 +77,9 @@ type Config struct {
 	EngineCheckInterval time.Duration `yaml:"engine_check_interval"`
 	EngineCheckTimeout  time.Duration `yaml:"engine_check_timeout"`
 
+	// SelfCheck makes a container for a check now and then.
+	SelfCheck SelfCheck `yaml:"self_check"`
+
 	// HealthyInterval and UnhealthyInterval are the pauses between health checks. Default 30 s and 2 s.
 	HealthyInterval   time.Duration `yaml:"healthy_interval"`
 	UnhealthyInterval time.Duration `yaml:"unhealthy_interval"`
@@ -122,6 +125,7 @@ func (c *Config) SetDefaults() {
 	def(&c.LogRetention, 15*time.Minute)
 	def(&c.MaxInflatedBytes, 8<<30)
 	c.InstanceIdentity.SetDefaults()
+	c.SelfCheck.SetDefaults()
 }
 
 func def[T comparable](field *T, value T) {

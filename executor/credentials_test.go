@@ -176,7 +176,12 @@ func TestRealCertificates(t *testing.T) {
 	m := newMachine(t)
 	m.stop()
 	m.cfg.InstanceIdentity = cellCA(t, 240*time.Hour)
+	m.cfg.SelfCheck.RootFS = "preloaded:busybox"
 	m.start()
+	await(t, "the engine to pass its check with a real container", func() bool { ok, _ := m.client.Healthy(); return ok })
+	left, err := m.backend.Containers(t.Context(), garden.Properties{garden.PropertyStateAll: "all"})
+	require.NoError(t, err)
+	require.Empty(t, left, "the check leaves nothing")
 	script := `cat "$CF_INSTANCE_CERT" "$CF_INSTANCE_KEY" || exit 1
 		echo x > "$CF_INSTANCE_KEY" && exit 2
 		first=$(readlink -f "$CF_INSTANCE_CERT"); echo waiting
