@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,6 +36,7 @@ type installation struct {
 	binary   string
 	database *privateserver.Server
 	folder   string
+	port     int
 	lockets  []*process
 }
 
@@ -53,6 +55,10 @@ var build = sync.OnceValues(func() (string, error) { //nolint:gochecknoglobals /
 })
 
 func TestMain(m *testing.M) {
+	if settings := os.Getenv(contenderEnv); settings != "" {
+		contend(settings) // this binary is also the contender of TestLocksAreLinearizable
+		return
+	}
 	code := m.Run()
 	if binary, err := build(); err == nil {
 		_ = os.RemoveAll(filepath.Dir(binary)) // a temporary folder
@@ -60,7 +66,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func install(t *testing.T) *installation {
+// prepare makes an installation without lockets. Its database listens on port, if that is not 0, as well
+// as on its socket.
+func prepare(t *testing.T, port int) *installation {
 	t.Helper()
 	binary, err := build()
 	require.NoError(t, err)
@@ -68,19 +76,28 @@ func install(t *testing.T) *installation {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	require.NoError(t, os.Chmod(folder, 0o755))
-	in := &installation{ca: mtlstest.NewAuthority(t), binary: binary, folder: folder}
+	in := &installation{ca: mtlstest.NewAuthority(t), binary: binary, folder: folder, port: port}
 	in.startDatabase(t)
 	t.Cleanup(func() { in.stopDatabase(t) })
+	return in
+}
+
+func install(t *testing.T) *installation {
+	t.Helper()
+	in := prepare(t, 0)
 	for range 2 {
-		in.lockets = append(in.lockets, in.start(t))
+		in.lockets = append(in.lockets, in.start(t, place{}))
 	}
 	return in
 }
 
+// place is where a locket listens and how it reaches its database; what is empty is chosen.
+type place struct{ listen, database string }
+
 func (in *installation) startDatabase(t *testing.T) {
 	t.Helper()
 	var err error // not Unsafe: that loses the data when it stops
-	in.database, err = privateserver.Start(context.WithoutCancel(t.Context()), privateserver.Config{Folder: in.folder})
+	in.database, err = privateserver.Start(context.WithoutCancel(t.Context()), privateserver.Config{Folder: in.folder, Port: in.port})
 	require.NoError(t, err)
 }
 
@@ -98,7 +115,7 @@ func (in *installation) stopDatabase(t *testing.T) {
 // process is one running locket.
 type process struct {
 	cmd    *exec.Cmd
-	exited chan struct{}
+	exited <-chan struct{}
 	grpc   string
 	debug  string
 
@@ -119,26 +136,28 @@ func (p *process) logged() string {
 	return p.log.String()
 }
 
-func (in *installation) config(t *testing.T) string {
+func (in *installation) config(t *testing.T, at place) string {
 	t.Helper()
+	if at.listen == "" {
+		at.listen = "127.0.0.1:0"
+	}
+	if at.database == "" {
+		at.database = in.database.ConnectionString("postgres")
+	}
 	files := in.ca.Issue(mtls.Identity{Role: mtls.RoleLocket})
 	file := filepath.Join(t.TempDir(), "locket.yml")
-	text := fmt.Sprintf("grpc:\n  listen: 127.0.0.1:0\n  tls: {ca: %s, certificate: %s, key: %s}\ndatabase:\n  connection_string: %q\n",
-		files.CA, files.Certificate, files.Key, in.database.ConnectionString("postgres"))
+	text := fmt.Sprintf("grpc:\n  listen: %s\n  tls: {ca: %s, certificate: %s, key: %s}\ndatabase:\n  connection_string: %q\n",
+		at.listen, files.CA, files.Certificate, files.Key, at.database)
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	return file
 }
 
-func (in *installation) start(t *testing.T) *process {
+func (in *installation) start(t *testing.T, at place) *process {
 	t.Helper()
-	p := &process{exited: make(chan struct{})}
-	p.cmd = exec.Command(in.binary, "-config", in.config(t))
+	p := &process{}
+	p.cmd = exec.Command(in.binary, "-config", in.config(t, at))
 	p.cmd.Stdout, p.cmd.Stderr = p, p
-	require.NoError(t, p.cmd.Start())
-	go func() {
-		defer close(p.exited)
-		_ = p.cmd.Wait() // the exit code is in ProcessState
-	}()
+	p.exited = launch(t, p.cmd)
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill() // it may have ended already
 		<-p.exited
@@ -149,6 +168,25 @@ func (in *installation) start(t *testing.T) *process {
 	eventually(t, "locket to tell its addresses", func() bool { return p.readAddresses() })
 	eventually(t, "locket to be ready", func() bool { return p.ready() == http.StatusOK })
 	return p
+}
+
+// launch starts cmd from a thread that lives as long as it: the kernel kills it when that thread ends, so
+// that it does not outlive this process. The channel is closed when it has ended.
+func launch(t *testing.T, cmd *exec.Cmd) <-chan struct{} {
+	t.Helper()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started, exited := make(chan error, 1), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+		defer close(exited)
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // the exit code is in ProcessState
+		}
+	}()
+	require.NoError(t, <-started)
+	return exited
 }
 
 // readAddresses finds the start line.
@@ -198,12 +236,22 @@ func (p *process) signal(t *testing.T, sig syscall.Signal) {
 	require.NoError(t, p.cmd.Process.Signal(sig))
 }
 
+func (in *installation) addresses() []string {
+	var all []string
+	for _, p := range in.lockets {
+		all = append(all, p.grpc)
+	}
+	return all
+}
+
 func (in *installation) backend(t *testing.T, id mtls.Identity) lockclient.Backend {
 	t.Helper()
-	var cfg grpcclient.Config
-	for _, p := range in.lockets {
-		cfg.Addresses = append(cfg.Addresses, p.grpc)
-	}
+	return in.backendAt(t, id, in.addresses()...)
+}
+
+func (in *installation) backendAt(t *testing.T, id mtls.Identity, addresses ...string) lockclient.Backend {
+	t.Helper()
+	cfg := grpcclient.Config{Addresses: addresses}
 	conn, err := grpcclient.Dial(cfg, grpcclient.Options{
 		Source: in.ca.Source(id), Server: mtls.Peer{Role: mtls.RoleLocket}, HealthService: "locket.v1",
 	})
@@ -249,9 +297,14 @@ type holder struct {
 
 func (in *installation) hold(t *testing.T) *holder {
 	t.Helper()
+	return in.holdAt(t, in.addresses()...)
+}
+
+func (in *installation) holdAt(t *testing.T, addresses ...string) *holder {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	h := &holder{held: make(chan error, 1)}
-	bbs := in.backend(t, mtls.Identity{Role: mtls.RoleBBS})
+	bbs := in.backendAt(t, mtls.Identity{Role: mtls.RoleBBS}, addresses...)
 	var err error
 	h.lock, err = lockclient.Acquire(t.Context(), lockclient.LockConfig{Key: "bbs", Owner: "bbs-1", Backend: bbs, Log: log})
 	require.NoError(t, err)
@@ -260,7 +313,7 @@ func (in *installation) hold(t *testing.T) *holder {
 	go func() { h.held <- h.lock.Hold(ctx) }()
 
 	h.presence = lockclient.NewPresence(lockclient.PresenceConfig{
-		Key: "cell-1", Incarnation: 1, Log: log, Backend: in.backend(t, mtls.Identity{Role: mtls.RoleCell, Name: "cell-1"}),
+		Key: "cell-1", Incarnation: 1, Log: log, Backend: in.backendAt(t, mtls.Identity{Role: mtls.RoleCell, Name: "cell-1"}, addresses...),
 	})
 	var mu sync.Mutex
 	var events []string
