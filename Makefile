@@ -8,13 +8,17 @@ PACKAGES := $(MODULES:%=./%/...)
 TESTFLAGS ?= -timeout 15m
 FOLDER ?= .run
 SUITE ?= all
+# Size of `make scale`.
+CELLS ?= 1000
+INSTANCES ?= 250000
+STEADY ?= 3m
 
 export GOFLAGS := -buildvcs=false
 # Binaries are static, and tests built the same way share what was compiled for them.
 export CGO_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build run smoke stop env test unit inigo race bench lint fmt generate verify tidy clean
+.PHONY: help setup build run smoke stop env test unit inigo scale race bench lint fmt generate verify tidy clean
 
 help: ## list the commands
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +46,11 @@ unit: setup ## the tests of the modules
 	@go test $(TESTFLAGS) $(filter-out ./inigo/...,$(PACKAGES))
 
 inigo: setup build ## the end-to-end tests: real processes, real containers
-	@cd inigo && go test -count=1 -timeout 30m ./... -args -ginkgo.v=false
+	@cd inigo && go test -count=1 -p 1 -timeout 30m ./... -args -ginkgo.v=false
+
+scale: setup build ## 250,000 instances on 1,000 simulated cells; table and picture in .run-scale (CELLS=, INSTANCES=, STEADY=)
+	@CGO_ENABLED=0 go build -trimpath -o bin/scale ./inigo/scale
+	@bin/scale -cells $(CELLS) -instances $(INSTANCES) -steady $(STEADY) -folder $(FOLDER)-scale
 
 race: setup ## the tests of the modules with the race detector
 	@CGO_ENABLED=1 go test -race $(TESTFLAGS) $(filter-out ./inigo/...,$(PACKAGES))
@@ -67,4 +75,4 @@ tidy: ## go mod tidy in every module
 	@for module in $(MODULES); do (cd $$module && GOWORK=off go mod tidy) || exit 1; done
 
 clean: stop ## remove what was built and run
-	@rm -rf bin $(FOLDER) $(FOLDER)-smoke
+	@rm -rf bin $(FOLDER) $(FOLDER)-smoke $(FOLDER)-scale

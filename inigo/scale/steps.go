@@ -146,9 +146,9 @@ func (w *world) restore(ctx context.Context) error {
 }
 
 // waves is how many parts of the cells are rolled one after another.
-const waves = 10
+const waves = 4
 
-// roll evacuates every cell, a tenth at a time; each comes back empty by itself.
+// roll evacuates every cell, a quarter at a time, for which the others have room; each comes back empty by itself.
 func (w *world) roll(ctx context.Context) error {
 	cells, err := w.addresses(ctx)
 	if err != nil {

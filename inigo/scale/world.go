@@ -128,7 +128,9 @@ func (w *world) cellsConfig(name string, first, count int) map[string]any {
 		"bbs":          map[string]any{"addresses": w.cluster.BBSAddresses()},
 		"locket":       map[string]any{"addresses": w.cluster.LocketAddresses()},
 		"executor":     map[string]any{"state_dir": filepath.Join(filepath.Dir(w.cluster.LogFolder()), "cells-"+name)},
-		"behaviour":    map[string]any{"start_delay": map[string]any{"min": "50ms", "mean": "100ms", "max": "1s"}},
+		// An emptied cell looks for running replacements at each interval; at the default of 10 s waves would mostly wait.
+		"evacuation": map[string]any{"interval": "2s"},
+		"behaviour":  map[string]any{"start_delay": map[string]any{"min": "50ms", "mean": "100ms", "max": "1s"}},
 	}
 }
 
