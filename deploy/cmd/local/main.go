@@ -39,6 +39,9 @@ func run(args []string) error {
 	if err := flags.Parse(args[1:]); err != nil {
 		return errUsage
 	}
+	if *cells < 1 {
+		return fmt.Errorf("-cells must be at least 1, not %d: the sample needs one", *cells)
+	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	options := cluster.Options{Folder: *folder, Bin: *bin, Cells: *cells, RouterPort: *port, Progress: os.Stdout}
