@@ -91,9 +91,12 @@ type item struct {
 	held bool
 }
 
+// offer is a request with its answers.
 type offer struct {
 	items       []item
 	lrps, tasks []*repv1.WorkResult
+	// first are the answers by identity: what is offered twice in one request is one piece of work and gets one answer.
+	first map[string]*repv1.WorkResult
 }
 
 func (p *Performer) newOffer(req *repv1.PerformRequest) *offer {
@@ -103,7 +106,7 @@ func (p *Performer) newOffer(req *repv1.PerformRequest) *offer {
 			held[identity(c.Tags)] = true
 		}
 	}
-	o := &offer{}
+	o := &offer{first: map[string]*repv1.WorkResult{}}
 	for _, lrp := range req.GetLrps() {
 		guid := p.NewGUID()
 		tags := translate.LRPTags(lrp.GetKey(), guid, lrp.GetDefinitionId(), lrp.GetPlacement())
@@ -124,16 +127,19 @@ type described interface {
 }
 
 func (o *offer) add(guid string, tags map[string]string, work described, held map[string]bool) *repv1.WorkResult {
+	id := identity(tags)
+	if twin, offered := o.first[id]; offered {
+		return twin
+	}
 	tags[translate.TagTraceID] = work.GetTraceId()
 	result := &repv1.WorkResult{}
-	id := identity(tags)
+	o.first[id] = result
 	o.items = append(o.items, item{
 		request:   executor.AllocationRequest{GUID: guid, Resources: translate.Resources(work.GetResources()), Tags: tags},
 		result:    result,
 		placement: work.GetPlacement(),
 		held:      held[id],
 	})
-	held[id] = true
 	return result
 }
 
