@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
@@ -79,7 +78,7 @@ func contendForever(settings string) error {
 func (c contention) term(backend lockclient.Backend) error {
 	from := now()
 	lock, err := lockclient.Acquire(context.Background(), lockclient.LockConfig{
-		Key: "bbs", Owner: c.Owner, TTL: c.TTL, Backend: backend, Log: slog.New(slog.DiscardHandler),
+		Key: "bbs", Owner: c.Owner, TTL: c.TTL, Backend: backend, Log: discard,
 	})
 	if err != nil {
 		return err

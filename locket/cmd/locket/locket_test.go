@@ -27,6 +27,8 @@ import (
 	"diego.internal/servicekit/postgres/privateserver"
 )
 
+var discard = slog.New(slog.DiscardHandler)
+
 // patience is how long a test waits for what should take a second or two.
 const patience = 30 * time.Second
 
@@ -302,7 +304,7 @@ func (in *installation) hold(t *testing.T) *holder {
 
 func (in *installation) holdAt(t *testing.T, addresses ...string) *holder {
 	t.Helper()
-	log := slog.New(slog.DiscardHandler)
+	log := discard
 	h := &holder{held: make(chan error, 1)}
 	bbs := in.backendAt(t, mtls.Identity{Role: mtls.RoleBBS}, addresses...)
 	var err error
@@ -405,7 +407,7 @@ func TestALongOutageOfTheDatabase(t *testing.T) {
 	require.Empty(t, h.watched(), "the presence must not expire because nobody could renew it")
 
 	second, err := lockclient.Acquire(t.Context(), lockclient.LockConfig{
-		Key: "bbs", Owner: "bbs-2", Backend: in.backend(t, mtls.Identity{Role: mtls.RoleBBS}), Log: slog.New(slog.DiscardHandler),
+		Key: "bbs", Owner: "bbs-2", Backend: in.backend(t, mtls.Identity{Role: mtls.RoleBBS}), Log: discard,
 	})
 	require.NoError(t, err)
 	require.Greater(t, second.Token(), token)
@@ -419,7 +421,7 @@ func TestTakeOverThroughProcesses(t *testing.T) {
 		got := make(chan time.Time, 1)
 		backend := in.backend(t, mtls.Identity{Role: mtls.RoleBBS})
 		go func() {
-			_, err := lockclient.Acquire(t.Context(), lockclient.LockConfig{Key: "bbs", Owner: owner, Backend: backend, Log: slog.New(slog.DiscardHandler)})
+			_, err := lockclient.Acquire(t.Context(), lockclient.LockConfig{Key: "bbs", Owner: owner, Backend: backend, Log: discard})
 			if err == nil {
 				got <- time.Now()
 			}
