@@ -94,10 +94,10 @@ func insertDesired(i int) (string, []any, error) {
 func updateActual(i int) (string, []any, error) {
 	m := startRequest(i, 0)
 	net, err := proto.Marshal(m.GetNetInfo())
-	return `update floor_actual set state = 'RUNNING', instance_guid = $2, cell_id = $3, net_info = $4, since = $5, tag_index = tag_index + 1
-		where guid = $1 and index = 0 and presence = 0`, []any{
-			guid(i), m.GetInstanceKey().GetInstanceGuid(), m.GetInstanceKey().GetCellId(), net, time.Now().UnixNano(),
-		}, err
+	const statement = `update floor_actual set state = 'RUNNING', instance_guid = $2, cell_id = $3, net_info = $4, since = $5, tag_index = tag_index + 1
+		where guid = $1 and index = 0 and presence = 0`
+	args := []any{guid(i), m.GetInstanceKey().GetInstanceGuid(), m.GetInstanceKey().GetCellId(), net, time.Now().UnixNano()}
+	return statement, args, err
 }
 
 // copyActuals makes the rows that are to be updated, which is not measured.

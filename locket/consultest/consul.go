@@ -97,7 +97,7 @@ var build = sync.OnceValues(func() (string, error) { //nolint:gochecknoglobals /
 		return "", err
 	}
 	var stderr bytes.Buffer
-	cmd := exec.Command(script) //nolint:noctx // may take as long as the test binary may run
+	cmd := exec.Command(script)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -130,7 +130,7 @@ func allocate(tb testing.TB) ports {
 	tb.Helper()
 	var p ports
 	for _, port := range []*int{&p.https, &p.server, &p.serf} {
-		l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // returns at once
+		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			tb.Fatalf("finding a free port: %v", err)
 		}
@@ -178,7 +178,7 @@ func (s *Server) launch() error {
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
 	}
-	cmd := exec.Command(s.binary, "agent", "-config-file="+file) //nolint:gosec,noctx // ours, and ended by Kill
+	cmd := exec.Command(s.binary, "agent", "-config-file="+file)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started, exited := make(chan error, 1), make(chan struct{})

@@ -57,7 +57,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer func() { _ = bbs.Close() }()
-	server, err := grpcserver.New(grpcserver.Options{Source: source, Allow: allow, Telemetry: tel, Listen: cfg.GRPC.Listen}) //nolint:contextcheck // opens a listener, which outlives ctx
+	server, err := grpcserver.New(grpcserver.Options{Source: source, Allow: allow, Telemetry: tel, Listen: cfg.GRPC.Listen})
 	if err != nil {
 		return err
 	}

@@ -128,7 +128,7 @@ func (c *chaos) contend() {
 	require.NoError(c.t, err)
 	binary, err := os.Executable()
 	require.NoError(c.t, err)
-	p := &contender{chaos: c, cmd: exec.Command(binary)} //nolint:gosec // this test itself
+	p := &contender{chaos: c, cmd: exec.Command(binary)}
 	p.cmd.Env = append(os.Environ(), contenderEnv+"="+string(settings))
 	p.cmd.Stdout, p.cmd.Stderr = p, os.Stderr
 	p.exited = launch(c.t, p.cmd)
@@ -183,8 +183,8 @@ func (p *contender) stop() {
 
 func TestLocksAreLinearizable(t *testing.T) {
 	t.Parallel()
-	seed := uint64(time.Now().UnixNano())                                        //nolint:gosec // any number will do
-	c := &chaos{t: t, in: install(t), random: rand.New(rand.NewPCG(seed, seed))} //nolint:gosec // chaos, not secrets
+	seed := uint64(time.Now().UnixNano())
+	c := &chaos{t: t, in: install(t), random: rand.New(rand.NewPCG(seed, seed))}
 	t.Cleanup(func() {
 		for _, p := range c.contenders {
 			p.stop()

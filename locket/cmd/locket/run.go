@@ -41,7 +41,7 @@ func run(ctx context.Context, args []string) error {
 	}
 
 	st := store.New(store.Config{Pool: pool, Log: tel.Log, Metrics: tel.Registry})
-	server, err := grpcserver.New(grpcserver.Options{ //nolint:contextcheck // opens a listener, which outlives ctx
+	server, err := grpcserver.New(grpcserver.Options{
 		Source: source, Allow: api.Access(), Telemetry: tel, Listen: cfg.GRPC.Listen,
 	})
 	if err != nil {

@@ -88,7 +88,7 @@ func New(ctx context.Context, cfg Config) (*Cell, error) {
 	if c.exec, err = executor.Open(ctx, cfg.Executor); err != nil {
 		return nil, fmt.Errorf("opening the executor: %w", err)
 	}
-	c.server, err = grpcserver.New(grpcserver.Options{Source: cfg.Source, Allow: allow, Telemetry: cfg.Telemetry, Listen: cfg.Listen}) //nolint:contextcheck // opens a listener, which outlives ctx
+	c.server, err = grpcserver.New(grpcserver.Options{Source: cfg.Source, Allow: allow, Telemetry: cfg.Telemetry, Listen: cfg.Listen})
 	if err != nil {
 		c.exec.Close()
 		return nil, fmt.Errorf("listening: %w", err)
