@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -155,17 +156,43 @@ func (f *follower) add(ctx context.Context, c executor.Container) {
 	f.ended = ended
 	f.group.Go(func() {
 		defer close(ended)
-		for line, err := range f.logs.Executor.Logs(ctx, c.GUID, f.request) {
-			if err != nil {
-				return
-			}
-			select {
-			case f.lines <- message(c, line):
-			case <-ctx.Done():
-				return
-			}
+		for f.read(ctx, c) && f.waits(ctx, c) {
 		}
 	})
+}
+
+// read hands on the lines of a container until it is gone. It returns true if there is no log: a reservation gets one
+// only when it is run.
+func (f *follower) read(ctx context.Context, c executor.Container) (none bool) {
+	none = true
+	for line, err := range f.logs.Executor.Logs(ctx, c.GUID, f.request) {
+		if err != nil {
+			return false
+		}
+		none = false
+		select {
+		case f.lines <- message(c, line):
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return none
+}
+
+// reservedPause is how often a reservation is looked at. Its first lines are kept, so none is lost meanwhile.
+const reservedPause = 250 * time.Millisecond
+
+// waits returns false when ctx ends or the container is gone.
+func (f *follower) waits(ctx context.Context, c executor.Container) bool {
+	timer := time.NewTimer(reservedPause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		_, err := f.logs.Executor.GetContainer(c.GUID)
+		return err == nil
+	}
 }
 
 func message(c executor.Container, line logs.Line) *repv1.LogLine {

@@ -55,7 +55,10 @@ func (o *Operation) Evacuate(_ *repv1.EvacuateRequest, stream grpc.ServerStreami
 			return stream.Context().Err()
 		case <-o.Evacuator.Done():
 		case <-o.Stopping:
-			return nil
+			// An evacuated cell stops by itself. That is the news the caller waits for, so it is told first.
+			if !o.Evacuator.Progress().Done {
+				return nil
+			}
 		case <-ticker.C:
 		}
 	}

@@ -33,10 +33,12 @@ type Finder struct {
 func (f *Finder) Retire(c executor.Container) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	// A deletion that failed is tried again.
+	f.gone = slices.DeleteFunc(f.gone, func(r retired) bool { return r.container.GUID == c.GUID })
 	f.gone = append(f.gone, retired{container: c, at: time.Now()})
 	oldest := time.Now().Add(-f.Keep)
 	drop := max(len(f.gone)-f.Most, 0)
-	for drop < len(f.gone) && f.gone[drop].at.Before(oldest) {
+	for drop < len(f.gone) && !f.gone[drop].at.After(oldest) {
 		drop++
 	}
 	f.gone = slices.Delete(f.gone, 0, drop)
