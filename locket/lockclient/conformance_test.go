@@ -44,13 +44,11 @@ func TestConsulIsABackend(t *testing.T) {
 	t.Parallel()
 	server := consultest.Start(t, consultest.Config{SessionTTLMin: time.Second})
 	var stores atomic.Int64
-	t.Run("suite", func(t *testing.T) {
-		backendtest.Run(t, func(t *testing.T) lockclient.Backend {
-			t.Helper()
-			cfg := server.Client()
-			cfg.Prefix = fmt.Sprintf("suite-%d/", stores.Add(1))
-			return consulBackend(t, cfg)
-		})
+	backendtest.Run(t, func(t *testing.T) lockclient.Backend {
+		t.Helper()
+		cfg := server.Client()
+		cfg.Prefix = fmt.Sprintf("suite-%d/", stores.Add(1))
+		return consulBackend(t, cfg)
 	})
 }
 

@@ -26,7 +26,8 @@ import (
 type consul struct {
 	cfg    ConsulConfig
 	client *api.Client
-	close  func()
+	// markerAge is how long a watch leaves the entry of a released presence in place.
+	markerAge time.Duration
 
 	mu       sync.Mutex
 	observed map[string]observation // of locks that others hold
@@ -58,7 +59,7 @@ func NewConsul(cfg ConsulConfig) (Backend, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &consul{cfg: cfg, client: client, close: closeIdle, observed: map[string]observation{}}, closeIdle, nil
+	return &consul{cfg: cfg, client: client, markerAge: markerAge, observed: map[string]observation{}}, closeIdle, nil
 }
 
 func (c *consul) claimKey(key string) string   { return c.cfg.Prefix + "claims/" + key }

@@ -23,7 +23,7 @@ func TestConsulHolderCutOff(t *testing.T) {
 	t.Cleanup(proxy.Stop)
 	far := server.Client()
 	far.Address = (&url.URL{Scheme: "https", Host: proxy.Listen}).String()
-	lock, lost, _ := hold(t, consulBackend(t, far), "bbs-1")
+	lock, lost, _ := hold(t, consulBackend(t, far))
 
 	for _, stream := range []string{"upstream", "downstream"} {
 		_, err := proxy.Toxics.AddToxicJson(strings.NewReader(`{"type": "timeout", "stream": "` + stream + `", "attributes": {"timeout": 0}}`))

@@ -16,27 +16,10 @@ import (
 	"diego.internal/servicekit/mtls/mtlstest"
 )
 
-const patience = 40 * time.Second
-
-func eventually(t *testing.T, what string, met func() bool) {
+// hold holds the lock "bbs" as "bbs-1" until the test ends or stop is called; lost has what Hold returned.
+func hold(t *testing.T, b lockclient.Backend) (lock *lockclient.Lock, lost chan error, stop func()) {
 	t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !met() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("waited %v for %s", patience, what)
-		case <-tick.C:
-		}
-	}
-}
-
-// hold holds the lock "bbs" until the test ends or stop is called; lost has what Hold returned.
-func hold(t *testing.T, b lockclient.Backend, owner string) (lock *lockclient.Lock, lost chan error, stop func()) {
-	t.Helper()
-	lock, err := lockclient.Acquire(t.Context(), bbsLock(b, owner))
+	lock, err := lockclient.Acquire(t.Context(), bbsLock(b, "bbs-1"))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	lost = make(chan error, 1)
@@ -57,7 +40,7 @@ func TestConsulTakeOver(t *testing.T) {
 	t.Parallel()
 	// As Consul comes: sessions of 10 s, which it ends after 20 s.
 	b := consulBackend(t, consultest.Start(t, consultest.Config{}).Client())
-	first, lost, stop := hold(t, b, "bbs-1")
+	first, lost, stop := hold(t, b)
 
 	type acquisition struct {
 		lock *lockclient.Lock
@@ -115,7 +98,7 @@ func TestConsulRestartMovesNoLock(t *testing.T) {
 	t.Parallel()
 	server := consultest.Start(t, consultest.Config{})
 	b := consulBackend(t, server.Client())
-	lock, lost, _ := hold(t, b, "bbs-1")
+	lock, lost, _ := hold(t, b)
 	token := lock.Token()
 	server.Kill()
 	server.Restart()
@@ -140,7 +123,7 @@ func TestConsulOutageEndsTheLock(t *testing.T) {
 	t.Parallel()
 	server := consultest.Start(t, consultest.Config{})
 	b := consulBackend(t, server.Client())
-	lock, lost, _ := hold(t, b, "bbs-1")
+	lock, lost, _ := hold(t, b)
 	server.Signal(syscall.SIGSTOP)
 	require.ErrorIs(t, <-lost, lockclient.ErrLost)
 	require.False(t, lock.Valid())
@@ -156,7 +139,7 @@ func TestConsulLosesAClaimBehindOurBack(t *testing.T) {
 	cfg := server.Client()
 	cfg.LockDelay = 2 * time.Second
 	b := consulBackend(t, cfg)
-	lock, lost, _ := hold(t, b, "bbs-1")
+	lock, lost, _ := hold(t, b)
 	for _, s := range sessions(t, server) {
 		_, err := server.API().Session().Destroy(s.ID, nil)
 		require.NoError(t, err)
@@ -214,6 +197,38 @@ func TestConsulSessions(t *testing.T) {
 	require.NoError(t, b.Release(t.Context(), "bbs", "a"))
 	require.NoError(t, b.Release(t.Context(), "cell-1", "run-4"))
 	require.Empty(t, sessions(t, server))
+}
+
+// What a release leaves, so that watches can tell it, does not stay for ever, and a lock's does no harm.
+func TestConsulIsTidied(t *testing.T) {
+	t.Parallel()
+	server := consultest.Start(t, consultest.Config{})
+	b := consulBackend(t, server.Client())
+	lockclient.SetMarkerAge(b, 100*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = lockclient.WatchPresences(ctx, b, quiet, func(lockclient.PresenceEvent) {})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+
+	keys := func() []string {
+		list, _, err := server.API().KV().Keys("diego/v1/claims/", "", (&api.QueryOptions{RequireConsistent: true}).WithContext(t.Context()))
+		require.NoError(t, err)
+		return list
+	}
+	for _, key := range []string{"cell-1", "cell-2"} {
+		claim(t, b, lockclient.Claim{Key: key, Owner: "run", Type: lockclient.TypePresence, TTL: 5 * time.Second})
+	}
+	require.NoError(t, b.Release(t.Context(), "cell-1", "run"))
+	deadline := time.Now().Add(20 * time.Second) // a watch looks each 10 s at least
+	for len(keys()) > 1 {
+		require.True(t, time.Now().Before(deadline), "still there: %v", keys())
+		// Something happens, which wakes the watch; the present claim survives its tidying.
+		claim(t, b, lockclient.Claim{Key: "cell-2", Owner: "run", Type: lockclient.TypePresence, TTL: 5 * time.Second, Value: []byte(time.Now().String())})
+	}
+	require.Equal(t, []string{"diego/v1/claims/cell-2"}, keys())
 }
 
 func claim(t *testing.T, b lockclient.Backend, c lockclient.Claim) lockclient.Held {

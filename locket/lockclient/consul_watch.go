@@ -17,8 +17,8 @@ const (
 	consulWait = 10 * time.Second
 	// consulSilence is when a query that should have been answered by then is given up.
 	consulSilence = consulWait + consulWait/16 + 4*time.Second
-	// markerAge is how long a watch leaves the entry of a released presence in place. Watches that come
-	// later take that release for an expiry.
+	// markerAge is ample for every watch to have seen the mark: one that has not takes the release for an
+	// expiry.
 	markerAge = 10 * time.Minute
 	// queriesPerSecond and queryBurst pace the queries: some changes wake a query without being news for
 	// it, and a prefix without keys is woken by every change.
@@ -178,7 +178,7 @@ func (w *consulWatch) marked(r record) marker {
 // be removed, as with a token that may only read, the next watch will try.
 func (w *consulWatch) sweep(ctx context.Context) {
 	for key, m := range w.markers {
-		if time.Since(m.since) < markerAge {
+		if time.Since(m.since) < w.store.markerAge {
 			continue
 		}
 		ctx, cancel := withDeadline(ctx)

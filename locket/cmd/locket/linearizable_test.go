@@ -176,9 +176,9 @@ func (c *chaos) disturb() string {
 	}
 }
 
-func (p *contender) stop() {
-	_ = p.cmd.Process.Kill() // it may have ended
-	<-p.exited
+func (c *contender) stop() {
+	_ = c.cmd.Process.Kill() // it may have ended
+	<-c.exited
 }
 
 func TestLocksAreLinearizable(t *testing.T) {

@@ -1,7 +1,6 @@
 package backendtest
 
 import (
-	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -87,7 +86,7 @@ func (m *model) release(t *rapid.T, b lockclient.Backend, key, owner string) {
 func (m *model) check(t *rapid.T, b lockclient.Backend, key string) {
 	held, err := b.Fetch(t.Context(), key)
 	if m.holder == nil {
-		require.True(t, errors.Is(err, lockclient.ErrNotHeld), "fetched %+v and %v", held, err)
+		require.ErrorIs(t, err, lockclient.ErrNotHeld, "fetched %+v", held)
 		return
 	}
 	require.NoError(t, err)
