@@ -39,6 +39,8 @@ type Config struct {
 	CA *mtlstest.Authority
 	// SessionTTLMin is session_ttl_min of the server; 0 is Consul's own default of 10 s.
 	SessionTTLMin time.Duration
+	// ManagementToken turns on ACLs that deny by default, and is the token that may do everything.
+	ManagementToken string
 }
 
 // Server is a running Consul server.
@@ -155,6 +157,11 @@ func (s *Server) settings() map[string]any {
 			"verify_incoming": true, "tls_min_version": "TLSv1_3",
 		}},
 	}
+	if token := s.cfg.ManagementToken; token != "" {
+		settings["acl"] = map[string]any{
+			"enabled": true, "default_policy": "deny", "tokens": map[string]string{"initial_management": token, "agent": token},
+		}
+	}
 	if s.cfg.SessionTTLMin != 0 {
 		settings["session_ttl_min"] = s.cfg.SessionTTLMin.String()
 	}
@@ -244,6 +251,7 @@ func (s *Server) API() *api.Client {
 	}
 	cfg := api.DefaultConfig()
 	cfg.Address, cfg.Scheme = s.Addr(), "https"
+	cfg.Token = s.cfg.ManagementToken
 	cfg.TLSConfig = api.TLSConfig{CAFile: s.files.CA, CertFile: s.files.Certificate, KeyFile: s.files.Key}
 	client, err := api.NewClient(cfg)
 	if err != nil {

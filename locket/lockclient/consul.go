@@ -2,7 +2,9 @@ package lockclient
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -151,7 +153,10 @@ func (c *consul) apply(ctx context.Context, key string, ops api.TxnOps) (result 
 		return nil, nil, fmt.Errorf("changing %q in consul: %w", key, err)
 	}
 	if !ok {
-		return nil, refusedTxn(resp), nil
+		if refusal = refusedTxn(resp); errors.Is(refusal, ErrRefused) {
+			return nil, nil, fmt.Errorf("changing %q in consul: %w", key, refusal)
+		}
+		return nil, refusal, nil
 	}
 	for _, r := range resp.Results {
 		result = append(result, r.KV)
@@ -159,11 +164,17 @@ func (c *consul) apply(ctx context.Context, key string, ops api.TxnOps) (result 
 	return result, nil, nil
 }
 
+// deniedText is how a transaction says that the token may not do this; it has no code for it.
+const deniedText = "Permission denied"
+
 // refusedTxn is the reason why a transaction was not applied.
 func refusedTxn(resp *api.TxnResponse) error {
 	text := "no reason given"
 	if len(resp.Errors) > 0 {
 		text = resp.Errors[0].What
+	}
+	if strings.Contains(text, deniedText) {
+		return ErrRefused.With("%s", text)
 	}
 	return fmt.Errorf("consul did not apply the transaction: %s", text)
 }

@@ -3,6 +3,7 @@ package lockclient
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -165,6 +166,9 @@ func (c *consul) acquire(ctx context.Context, a acquisition) (held Held, refusal
 	}
 	result, refusal, err := c.apply(ctx, a.claim.Key, c.acquiring(a, session, value))
 	switch {
+	case errors.Is(err, ErrRefused):
+		c.destroy(ctx, session)
+		return Held{}, nil, err
 	case err != nil:
 		// It may have been applied, and then another request of ours may have renewed it already. A
 		// session that holds nothing ends by itself.

@@ -3,6 +3,8 @@ package lockclient_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -12,6 +14,7 @@ import (
 
 	"diego.internal/locket/consultest"
 	"diego.internal/locket/lockclient"
+	"diego.internal/servicekit/config"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/mtls/mtlstest"
 )
@@ -197,6 +200,52 @@ func TestConsulSessions(t *testing.T) {
 	require.NoError(t, b.Release(t.Context(), "bbs", "a"))
 	require.NoError(t, b.Release(t.Context(), "cell-1", "run-4"))
 	require.Empty(t, sessions(t, server))
+}
+
+func TestConsulTokens(t *testing.T) {
+	t.Parallel()
+	server := consultest.Start(t, consultest.Config{ManagementToken: "6bb6a1f8-9bb9-4bd5-b1d3-2d1e6b4cf0a5"})
+	lock := lockclient.Claim{Key: "bbs", Owner: "x", Type: lockclient.TypeLock, TTL: 5 * time.Second}
+	tests := map[string]struct {
+		rules   string
+		refused bool
+	}{
+		"no token":                   {"", true},
+		"a token that may only read": {`key_prefix "diego/v1/" {policy = "read"} session_prefix "" {policy = "write"}`, true},
+		"a token without sessions":   {`key_prefix "diego/v1/" {policy = "write"}`, true},
+		"a token for another prefix": {`key_prefix "other/" {policy = "write"} session_prefix "" {policy = "write"}`, true},
+		"the token of the readme":    {`key_prefix "diego/v1/" {policy = "write"} session_prefix "" {policy = "write"}`, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := server.Client()
+			if test.rules != "" {
+				cfg.TokenFile = tokenFile(t, server.API(), test.rules)
+			}
+			b := consulBackend(t, cfg)
+			if test.refused {
+				_, err := b.Claim(t.Context(), lock)
+				require.ErrorIs(t, err, lockclient.ErrRefused)
+				return
+			}
+			claim(t, b, lock)
+			claim(t, b, lock)
+			require.NoError(t, b.Release(t.Context(), lock.Key, lock.Owner))
+			require.Empty(t, sessions(t, server))
+		})
+	}
+}
+
+func tokenFile(t *testing.T, client *api.Client, rules string) config.SecretFile {
+	t.Helper()
+	policy, _, err := client.ACL().PolicyCreate(&api.ACLPolicy{Name: fmt.Sprintf("policy-%d", time.Now().UnixNano()), Rules: rules}, nil)
+	require.NoError(t, err)
+	token, _, err := client.ACL().TokenCreate(&api.ACLToken{Policies: []*api.ACLTokenPolicyLink{{ID: policy.ID}}}, nil)
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.WriteFile(file, []byte(token.SecretID+"\n"), 0o600))
+	return config.SecretFile(file)
 }
 
 // What a release leaves, so that watches can tell it, does not stay for ever, and a lock's does no harm.
