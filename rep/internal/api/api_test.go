@@ -168,14 +168,14 @@ func lrpKey() *workloadv1.ActualLRPKey {
 	return &workloadv1.ActualLRPKey{ProcessGuid: "p", Index: 2, Domain: "apps"}
 }
 
-// run runs a container and waits for its state.
-func (c *cell) run(guid string, state executor.State) {
+// run runs a container and waits until it runs.
+func (c *cell) run(guid string) {
 	c.t.Helper()
 	require.NoError(c.t, c.exec.RunContainer(c.t.Context(), executor.RunRequest{GUID: guid, Info: executor.RunInfo{
 		RootFS: "preloaded:cflinuxfs4", LogRateLimit: -1, LogConfig: executor.LogConfig{GUID: "source", SourceName: "APP", Tags: map[string]string{"source_id": "source"}},
 		Action: &executor.Action{Run: &executor.RunAction{Path: "/app", User: "vcap"}},
 	}}))
-	c.await(guid, func(e executor.Container) bool { return e.State == state })
+	c.await(guid, func(e executor.Container) bool { return e.State == executor.StateRunning })
 }
 
 // await waits until a container is as it should be.
@@ -205,7 +205,7 @@ func TestStateTellsWhatTheCellHas(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
 	c.place()
-	c.run("container-1", executor.StateRunning)
+	c.run("container-1")
 	got := c.state(0)
 	placement := &workloadv1.PlacementConstraint{RootFs: "preloaded:cflinuxfs4", PlacementTags: []string{"a"}}
 	want := &repv1.StateResponse{
@@ -245,7 +245,7 @@ func TestStateChangesItsVersion(t *testing.T) {
 		change func()
 	}{
 		{"a reservation", c.place},
-		{"a container that runs", func() { c.run("container-1", executor.StateRunning) }},
+		{"a container that runs", func() { c.run("container-1") }},
 		{"a container that ends", func() {
 			require.NoError(t, c.exec.StopContainer(t.Context(), "container-1"))
 			c.await("container-1", func(e executor.Container) bool { return e.State == executor.StateCompleted })
@@ -291,7 +291,7 @@ func TestStopLRPInstance(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
 	c.place()
-	c.run("container-1", executor.StateRunning)
+	c.run("container-1")
 	for name, test := range map[string]struct {
 		process, instance string
 		found             bool
@@ -314,7 +314,7 @@ func TestUpdateLRPInstance(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
 	c.place()
-	c.run("container-1", executor.StateRunning)
+	c.run("container-1")
 	update := func(q *repv1.UpdateLRPInstanceRequest) bool {
 		t.Helper()
 		got, err := c.instances.UpdateLRPInstance(c.ctx(), q)
@@ -442,7 +442,7 @@ func TestContainerMetrics(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
 	c.place()
-	c.run("container-1", executor.StateRunning)
+	c.run("container-1")
 	got, err := c.operation.ContainerMetrics(c.ctx(), &repv1.ContainerMetricsRequest{})
 	require.NoError(t, err)
 	require.Len(t, got.GetContainers(), 1, "a reservation uses nothing")
@@ -464,15 +464,15 @@ func TestUsageIsMeasuredBetweenSamples(t *testing.T) {
 	require.Empty(t, u.last)
 }
 
-// follow reads lines of a container until it has so many, or all.
-func (c *cell) follow(q *repv1.FollowRequest, want int) ([]string, error) {
+// follow reads the lines of the application to the end of the stream.
+func (c *cell) follow(q *repv1.FollowRequest) ([]string, error) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(c.ctx())
 	defer cancel()
 	stream, err := c.logs.Follow(ctx, q)
 	require.NoError(c.t, err)
 	var out []string
-	for len(out) < want || want == 0 {
+	for {
 		message, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return out, nil
@@ -486,7 +486,6 @@ func (c *cell) follow(q *repv1.FollowRequest, want int) ([]string, error) {
 			}
 		}
 	}
-	return out, nil
 }
 
 func ofProcess(q *repv1.FollowRequest) *repv1.FollowRequest {
@@ -497,17 +496,17 @@ func ofProcess(q *repv1.FollowRequest) *repv1.FollowRequest {
 func TestLogsKept(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
-	_, err := c.follow(ofProcess(&repv1.FollowRequest{}), 0)
+	_, err := c.follow(ofProcess(&repv1.FollowRequest{}))
 	require.Equal(t, codes.NotFound, fault.Code(err))
 	require.Equal(t, "ResourceNotFound", fault.Reason(err))
 
 	c.fate = simulated.Fate{UntilSignalled: true, Stdout: "one\ntwo\nthree\n"}
 	c.place()
-	c.run("container-1", executor.StateRunning)
-	got, err := c.follow(ofProcess(&repv1.FollowRequest{}), 0)
+	c.run("container-1")
+	got, err := c.follow(ofProcess(&repv1.FollowRequest{}))
 	require.NoError(t, err)
 	require.Equal(t, []string{"one", "two", "three"}, got)
-	got, err = c.follow(ofProcess(&repv1.FollowRequest{Since: timestamppb.New(time.Now().Add(time.Hour))}), 0)
+	got, err = c.follow(ofProcess(&repv1.FollowRequest{Since: timestamppb.New(time.Now().Add(time.Hour))}))
 	require.NoError(t, err)
 	require.Empty(t, got)
 	tail, err := c.logs.Follow(c.ctx(), ofProcess(&repv1.FollowRequest{Tail: 1}))
@@ -517,10 +516,10 @@ func TestLogsKept(t *testing.T) {
 	require.Len(t, message.GetLines(), 1)
 
 	byInstance := &repv1.FollowRequest{Container: &repv1.FollowRequest_InstanceGuid{InstanceGuid: "container-1"}}
-	got, err = c.follow(byInstance, 0)
+	got, err = c.follow(byInstance)
 	require.NoError(t, err)
 	require.Equal(t, []string{"one", "two", "three"}, got)
-	got, err = c.follow(&repv1.FollowRequest{Container: &repv1.FollowRequest_TaskGuid{TaskGuid: "t"}}, 0)
+	got, err = c.follow(&repv1.FollowRequest{Container: &repv1.FollowRequest_TaskGuid{TaskGuid: "t"}})
 	require.NoError(t, err, "a reservation has no lines yet")
 	require.Empty(t, got)
 
@@ -529,7 +528,7 @@ func TestLogsKept(t *testing.T) {
 	require.NoError(t, err)
 	c.finder.Retire(e)
 	require.NoError(t, c.exec.DeleteContainer(t.Context(), "container-1"))
-	got, err = c.follow(byInstance, 0)
+	got, err = c.follow(byInstance)
 	require.NoError(t, err)
 	require.Contains(t, strings.Join(got, " "), "one two three")
 }
@@ -556,7 +555,7 @@ func TestLogsFollowed(t *testing.T) {
 	}
 	c.fate = simulated.Fate{UntilSignalled: true, Stdout: "first\n"}
 	c.place()
-	c.run("container-1", executor.StateRunning)
+	c.run("container-1")
 	next("first")
 	c.mu.Lock()
 	c.fate.Stdout = "second\n"
@@ -564,7 +563,7 @@ func TestLogsFollowed(t *testing.T) {
 	require.NoError(t, c.exec.DeleteContainer(t.Context(), "container-1"))
 	tags := translate.LRPTags(lrpKey(), "again", "", nil)
 	require.Empty(t, c.exec.AllocateContainers(t.Context(), []executor.AllocationRequest{{GUID: "again", Tags: tags}}))
-	c.run("again", executor.StateRunning)
+	c.run("again")
 	next("second")
 
 	// The end of the process ends the stream.
@@ -580,11 +579,11 @@ func TestLogsOfOneContainerEndWithIt(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
 	byInstance := &repv1.FollowRequest{Container: &repv1.FollowRequest_InstanceGuid{InstanceGuid: "container-1"}, Follow: true}
-	_, err := c.follow(byInstance, 0)
+	_, err := c.follow(byInstance)
 	require.Equal(t, codes.NotFound, fault.Code(err), "it will never come")
 	c.fate = simulated.Fate{UntilSignalled: true, Stdout: "hello\n"}
 	c.place()
-	c.run("container-1", executor.StateRunning)
+	c.run("container-1")
 	stream, err := c.logs.Follow(c.ctx(), byInstance)
 	require.NoError(t, err)
 	_, err = stream.Recv()

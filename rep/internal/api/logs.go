@@ -156,7 +156,8 @@ func (f *follower) add(ctx context.Context, c executor.Container) {
 	f.ended = ended
 	f.group.Go(func() {
 		defer close(ended)
-		for f.read(ctx, c) && f.waits(ctx, c) {
+		for none := true; none; {
+			none = f.read(ctx, c) && f.waits(ctx, c)
 		}
 	})
 }

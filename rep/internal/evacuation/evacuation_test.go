@@ -20,7 +20,7 @@ type cell struct {
 	mu         sync.Mutex
 	containers []executor.Container // guarded by mu
 	abandoned  bool                 // guarded by mu
-	abandonErr error
+	abandonErr error                // guarded by mu
 }
 
 func (c *cell) list() []executor.Container {
@@ -49,6 +49,18 @@ func (c *cell) abandon(context.Context) (int, error) {
 	defer c.mu.Unlock()
 	c.abandoned = true
 	return stranded, c.abandonErr
+}
+
+func (c *cell) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.abandonErr = err
+}
+
+func (c *cell) wasAbandoned() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.abandoned
 }
 
 // inBubble runs a test with an evacuator that runs; stop ends it and returns what Run did.
@@ -116,7 +128,7 @@ func TestEvacuatorEndsWhenTheCellIsEmpty(t *testing.T) {
 		elapse(time.Second)
 		require.True(t, isClosed(e.Done()))
 		require.Equal(t, Progress{Deadline: began.Add(10 * time.Minute), Done: true}, e.Progress())
-		require.False(t, c.abandoned)
+		require.False(t, c.wasAbandoned())
 		require.NoError(t, stop())
 	})
 }
@@ -140,13 +152,13 @@ func TestEvacuatorGivesUp(t *testing.T) {
 			t.Parallel()
 			inBubble(t, func(t *testing.T, c *cell, e *Evacuator, stop func() error) {
 				t.Helper()
-				c.abandonErr = failure
+				c.fail(failure)
 				c.hold(3, 1)
 				e.Begin()
 				elapse(10*time.Minute - time.Second)
-				require.False(t, c.abandoned)
+				require.False(t, c.wasAbandoned())
 				elapse(2 * time.Second)
-				require.True(t, c.abandoned)
+				require.True(t, c.wasAbandoned())
 				require.True(t, isClosed(e.Done()), "the cell ends all the same")
 				p := e.Progress()
 				require.True(t, p.Done)
@@ -165,7 +177,7 @@ func TestEvacuatorThatIsCutOffLeavesEverything(t *testing.T) {
 		e.Begin()
 		elapse(time.Minute)
 		require.NoError(t, stop())
-		require.False(t, c.abandoned)
+		require.False(t, c.wasAbandoned())
 		require.Len(t, c.list(), 1)
 		require.False(t, isClosed(e.Done()))
 	})
