@@ -30,6 +30,9 @@ type batch struct {
 	domains  map[string]struct{}
 	// healthy are LRPs whose healthy definition changed, by guid.
 	healthy map[string]struct{}
+	// healthyGone are LRPs with a healthy definition that were removed in this batch. One of the same guid that is desired
+	// anew in the same batch must not inherit it.
+	healthyGone map[string]struct{}
 
 	definitions     []definitionWrite
 	taskDefinitions []taskDefinitionWrite
@@ -56,7 +59,7 @@ type taskDefinitionWrite struct {
 	sealed []byte
 }
 
-// healthyWrite stores which definition of an LRP is healthy.
+// healthyWrite stores which definition of an LRP is healthy; none if id is empty.
 type healthyWrite struct{ guid, id string }
 
 // mark is where the lists of a batch ended before a request.
@@ -66,7 +69,7 @@ func newBatch(txn *memdb.Txn, epoch int64, revision uint64, at time.Time) *batch
 	b := &batch{
 		txn: txn, epoch: epoch, revision: revision, at: at,
 		actuals: map[actualID]struct{}{}, desireds: map[string]struct{}{},
-		tasks: map[string]struct{}{}, domains: map[string]struct{}{}, healthy: map[string]struct{}{},
+		tasks: map[string]struct{}{}, domains: map[string]struct{}{}, healthy: map[string]struct{}{}, healthyGone: map[string]struct{}{},
 		encodings: map[*lrp.Actual][]byte{},
 	}
 	_, _ = rand.Read(b.id[:]) // never fails, see crypto/rand
@@ -177,7 +180,11 @@ func (b *batch) changes() changes {
 		}
 	}
 	for guid := range b.healthy {
-		if d := r.Desired(guid); d != nil && d.HealthyDefinitionID != "" {
+		d := r.Desired(guid)
+		if d == nil {
+			continue // the removal of the LRP takes it along
+		}
+		if _, stale := b.healthyGone[guid]; stale || d.HealthyDefinitionID != "" {
 			c.healthy = append(c.healthy, healthyWrite{guid: guid, id: d.HealthyDefinitionID})
 		}
 	}

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
@@ -133,7 +134,16 @@ on conflict (process_guid) do update set definition_id = excluded.definition_id`
 
 const deleteHealthy = `delete from healthy_definitions using unnest($1::text[]) as u (k) where process_guid = u.k`
 
-func queueHealthy(b *pgx.Batch, rows []healthyWrite, gone []string) {
+func queueHealthy(b *pgx.Batch, writes []healthyWrite, gone []string) {
+	gone = slices.Clone(gone)
+	rows := make([]healthyWrite, 0, len(writes))
+	for _, h := range writes {
+		if h.id == "" {
+			gone = append(gone, h.guid)
+		} else {
+			rows = append(rows, h)
+		}
+	}
 	if len(gone) > 0 {
 		b.Queue(deleteHealthy, gone)
 	}

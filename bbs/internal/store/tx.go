@@ -144,6 +144,9 @@ func (tx *Tx) putRecord(before, after *lrp.Actual) {
 
 func (tx *Tx) putDesired(before, after *lrp.Desired) {
 	if after == nil {
+		if before.HealthyDefinitionID != "" {
+			tx.batch.healthyGone[before.ProcessGUID] = struct{}{}
+		}
 		tx.delete(tableDesired, before)
 		return
 	}
