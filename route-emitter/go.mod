@@ -9,7 +9,6 @@ require (
 	diego.internal/proto v0.0.0
 	github.com/cenkalti/backoff/v5 v5.0.3
 	github.com/google/go-cmp v0.7.0
-	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/nats-io/nats.go v1.55.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/stretchr/testify v1.12.1
@@ -19,12 +18,15 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
+require github.com/nats-io/nats-server/v2 v2.15.2 // indirect
+
 require (
 	buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go v1.36.12-20260825204119-511051f7f437.2 // indirect
 	buf.build/go/protovalidate v1.4.0 // indirect
 	cel.dev/cel-go v0.32.0 // indirect
 	cel.dev/expr v0.25.3 // indirect
 	code.cloudfoundry.org/lager/v3 v3.82.0 // indirect
+	diego.internal/router v0.0.0
 	github.com/Masterminds/semver/v3 v3.5.0 // indirect
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
 	github.com/antlr4-go/antlr/v4 v4.13.1 // indirect
@@ -93,3 +95,5 @@ replace diego.internal/proto => ../proto
 replace diego.internal/servicekit => ../servicekit
 
 replace diego.internal/locket => ../locket
+
+replace diego.internal/router => ../router

@@ -18,7 +18,7 @@ import (
 	"diego.internal/locket/lockclient/backendtest"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
-	"diego.internal/route-emitter/internal/natstest"
+	"diego.internal/router/natstest"
 	"diego.internal/servicekit/config"
 	"diego.internal/servicekit/grpcserver"
 	"diego.internal/servicekit/mtls"

@@ -15,8 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
-	"diego.internal/route-emitter/internal/natstest"
 	"diego.internal/route-emitter/internal/routetable"
+	"diego.internal/router/natstest"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/mtls/mtlstest"
 )

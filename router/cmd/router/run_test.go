@@ -16,7 +16,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"diego.internal/router/internal/natstest"
+	"diego.internal/router/natstest"
 	"diego.internal/servicekit/config"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/mtls/mtlstest"

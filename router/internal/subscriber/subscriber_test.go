@@ -14,8 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
-	"diego.internal/router/internal/natstest"
 	"diego.internal/router/internal/registry"
+	"diego.internal/router/natstest"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/mtls/mtlstest"
 )

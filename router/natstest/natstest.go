@@ -1,4 +1,4 @@
-// Package natstest runs a real NATS server with mutual TLS inside a test.
+// Package natstest runs a real NATS server with mutual TLS inside a test, for the router and for the route emitters that talk to it.
 package natstest
 
 import (
