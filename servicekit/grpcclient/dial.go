@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
@@ -74,6 +75,10 @@ type Options struct {
 	HealthService string
 	Telemetry     *telemetry.Telemetry // nil = none
 	Timeout       time.Duration        // of unary calls without a deadline; 0 = DefaultTimeout
+	// Once are the full names of methods, such as "/bbs.v1.Placement/RejectTasks", of which each call
+	// counts. They wait for a healthy server until their deadline, but what may have reached one is
+	// never sent again.
+	Once []string
 }
 
 // Dial returns a connection that is made when it is first used and made again when it is lost. Calls
@@ -81,8 +86,8 @@ type Options struct {
 // retries, or at their deadline.
 //
 // A call is repeated after Unavailable and Aborted only, within its deadline, with growing pauses and
-// a budget that stops retries while most calls fail. Every method of the product that is called this
-// way may be repeated. Errors are the peer's, see fault.FromPeer.
+// a budget that stops retries while most calls fail. Methods that must not be repeated are named in
+// Options.Once. Errors are the peer's, see fault.FromPeer.
 func Dial(cfg Config, o Options) (*grpc.ClientConn, error) {
 	if len(cfg.Addresses) == 0 {
 		return nil, fmt.Errorf("dialing %s: no address", o.Server.Role)
@@ -93,7 +98,7 @@ func Dial(cfg Config, o Options) (*grpc.ClientConn, error) {
 	if o.Timeout == 0 {
 		o.Timeout = DefaultTimeout
 	}
-	serviceConfig, err := serviceConfig(o.HealthService)
+	serviceConfig, err := serviceConfig(o.HealthService, o.Once)
 	if err != nil {
 		return nil, err
 	}
@@ -159,16 +164,27 @@ func transport() []grpc.DialOption {
 }
 
 // serviceConfig is gRPC's own description of balancing, health checks and retries.
-func serviceConfig(healthService string) (string, error) {
+func serviceConfig(healthService string, once []string) (string, error) {
+	methods := []any{map[string]any{
+		"name": []any{map[string]any{}},
+		"retryPolicy": map[string]any{
+			"maxAttempts": maxAttempts, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2,
+			"retryableStatusCodes": []string{"UNAVAILABLE", "ABORTED"},
+		},
+	}}
+	for _, full := range once {
+		service, method, ok := strings.Cut(strings.TrimPrefix(full, "/"), "/")
+		if !ok || service == "" || method == "" {
+			return "", fmt.Errorf("%q is not the full name of a method", full)
+		}
+		// Without a policy gRPC sends again only what it knows that no server has begun to read.
+		methods = append(methods, map[string]any{
+			"name": []any{map[string]any{"service": service, "method": method}}, "waitForReady": true,
+		})
+	}
 	document := map[string]any{
 		"loadBalancingConfig": []any{map[string]any{"round_robin": map[string]any{}}},
-		"methodConfig": []any{map[string]any{
-			"name": []any{map[string]any{}},
-			"retryPolicy": map[string]any{
-				"maxAttempts": maxAttempts, "initialBackoff": "0.05s", "maxBackoff": "1s", "backoffMultiplier": 2,
-				"retryableStatusCodes": []string{"UNAVAILABLE", "ABORTED"},
-			},
-		}},
+		"methodConfig":        methods,
 		// Ten good calls pay for one retry once half of the tokens are gone.
 		"retryThrottling": map[string]any{"maxTokens": 1000, "tokenRatio": 0.1},
 	}

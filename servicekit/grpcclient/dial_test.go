@@ -155,6 +155,47 @@ func TestDialRetries(t *testing.T) {
 	}
 }
 
+// A method of which each call counts is sent once, whatever comes back, but it waits for a server.
+func TestDialOnce(t *testing.T) {
+	t.Parallel()
+	for _, code := range []codes.Code{codes.Unavailable, codes.Aborted} {
+		t.Run(code.String(), func(t *testing.T) {
+			t.Parallel()
+			ca, calls := mtlstest.NewAuthority(t), make(chan struct{}, 100)
+			s := server(t, ca, &echo.Server{OnSay: func(context.Context, *dynamicpb.Message) (*dynamicpb.Message, error) {
+				calls <- struct{}{}
+				return nil, status.Error(code, "who knows how far this came")
+			}})
+			s.SetServing(healthService, false)
+			conn, err := grpcclient.Dial(grpcclient.Config{Addresses: []string{s.Addr()}}, grpcclient.Options{
+				Source: ca.Source(mtls.Identity{Role: mtls.RoleOperator}), Server: mtls.Peer{Role: mtls.RoleBBS},
+				HealthService: healthService, Once: []string{"/" + echo.Service + "/Say"},
+			})
+			require.NoError(t, err)
+			defer func() { require.NoError(t, conn.Close()) }()
+			ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+			defer cancel()
+			_, err = echo.Call(ctx, conn, echo.Message("hello", 1))
+			require.ErrorIs(t, err, context.DeadlineExceeded, "it waits for a server that serves")
+			require.Empty(t, calls)
+
+			s.SetServing(healthService, true)
+			_, err = echo.Call(t.Context(), conn, echo.Message("hello", 1))
+			require.Equal(t, code, fault.Code(err))
+			require.Len(t, calls, 1)
+		})
+	}
+}
+
+func TestDialRefusesWhatIsNoMethod(t *testing.T) {
+	t.Parallel()
+	ca := mtlstest.NewAuthority(t)
+	_, err := grpcclient.Dial(grpcclient.Config{Addresses: []string{"127.0.0.1:1"}}, grpcclient.Options{
+		Source: ca.Source(mtls.Identity{Role: mtls.RoleOperator}), Server: mtls.Peer{Role: mtls.RoleBBS}, Once: []string{"RejectTasks"},
+	})
+	require.ErrorContains(t, err, "RejectTasks")
+}
+
 func TestDialSetsADeadline(t *testing.T) {
 	t.Parallel()
 	ca := mtlstest.NewAuthority(t)
