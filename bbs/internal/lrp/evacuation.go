@@ -62,7 +62,7 @@ func RemoveEvacuating(i Instance, by InstanceKey, domain string) (Outcome, error
 }
 
 // EvacuateRunning hands a running instance over: it asks for a replacement and keeps the instance
-// until that runs, or, if the LRP's strategy is Recreate, has it stopped first. desired is nil if
+// until that runs and is routable, or, if the LRP's strategy is Recreate, has it stopped first. desired is nil if
 // nothing wants the LRP any more; othersRunning counts the ordinary Running records of the LRP at its
 // other indices.
 //
@@ -74,7 +74,7 @@ func EvacuateRunning(i Instance, r *Report, desired *Desired, othersRunning int3
 	switch {
 	case i.IsZero():
 		return same(i), false
-	case o == nil, o != mine && (o.State == Running || o.State == Crashed), desired == nil:
+	case o == nil, o != mine && i.replaced(mine), desired == nil:
 		// Nobody wants it, or its replacement is there.
 		return dropped(i, mine), false
 	case mine != nil && mine.StopRequested:
@@ -83,6 +83,19 @@ func EvacuateRunning(i Instance, r *Report, desired *Desired, othersRunning int3
 		return evacuateRecreating(i, mine, desired.Instances, othersRunning, at.Now)
 	default:
 		return evacuateRolling(i, mine, r, at)
+	}
+}
+
+// replaced reports whether the ordinary record, which is of another instance, makes mine superfluous.
+// One that runs but is not routable yet does so only if mine does not serve in its place.
+func (i Instance) replaced(mine *Actual) bool {
+	switch i.Ordinary.State {
+	case Crashed:
+		return true
+	case Running:
+		return i.Ordinary.Routable || mine == nil || mine != i.Evacuating
+	default:
+		return false
 	}
 }
 

@@ -78,6 +78,13 @@ func TestEvacuateRunning(t *testing.T) {
 			before: Instance{Ordinary: runningOn(cell2), Evacuating: evacuatingOn(cell1)}, desired: rolling,
 			after: []string{"ORDINARY RUNNING i2"}, events: []string{"removed EVACUATING RUNNING i1"},
 		},
+		"rule 3: the replacement runs but is not routable, so this one serves on": {
+			before: Instance{Ordinary: unroutable(runningOn(cell2)), Evacuating: evacuatingOn(cell1)}, desired: rolling,
+			after: []string{"ORDINARY RUNNING i2", "EVACUATING RUNNING i1"}, keep: true,
+		},
+		"rule 3: the replacement is not routable, but this one does not serve either": {
+			before: ordinary(unroutable(runningOn(cell2))), desired: rolling, after: []string{"ORDINARY RUNNING i2"},
+		},
 		"rule 3: the replacement has crashed": {
 			before: Instance{Ordinary: crashedRow(), Evacuating: evacuatingOn(cell1)}, desired: rolling,
 			after: []string{"ORDINARY CRASHED"}, events: []string{"removed EVACUATING RUNNING i1"},

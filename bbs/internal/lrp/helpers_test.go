@@ -61,6 +61,12 @@ func stopRequested(a *Actual) *Actual {
 	return &next
 }
 
+func unroutable(a *Actual) *Actual {
+	next := *a
+	next.Routable = false
+	return &next
+}
+
 func ordinary(a *Actual) Instance { return Instance{Ordinary: a} }
 
 // told writes events as words: kind, state and presence before, state and presence after.

@@ -21,8 +21,9 @@ type Report struct {
 
 // Start records that an instance runs, or anything new about it. It makes the record if there is
 // none, even if nothing desires it: an emptied database must not kill what runs. An instance that
-// runs takes the index from one that only claimed it. Afterwards the index needs neither its
-// evacuating nor its suspect instance.
+// runs takes the index from one that only claimed it. Afterwards the index does not need its suspect
+// instance, and its evacuating one only until the report says that the new one is routable: an
+// application with one instance is never without one that routers may send to.
 //
 // What is known already, and a report about a suspect instance, change nothing.
 //
@@ -53,8 +54,14 @@ func (i Instance) Heartbeat(r *Report) bool {
 		return i.Suspect.InstanceKey == r.InstanceKey
 	}
 	o := i.Ordinary
-	return o != nil && i.Evacuating == nil && o.State == Running && o.InstanceKey == r.InstanceKey &&
+	return o != nil && (i.Evacuating == nil || i.awaitsRouting(r)) && o.State == Running && o.InstanceKey == r.InstanceKey &&
 		o.Domain == r.Domain && o.reports(r)
+}
+
+// awaitsRouting reports whether the evacuating instance of the index has to serve on, because the one
+// that the report is about cannot yet.
+func (i Instance) awaitsRouting(r *Report) bool {
+	return i.Evacuating != nil && i.Evacuating.InstanceKey != r.InstanceKey && !r.Routable
 }
 
 // started makes the index run what the report says, from the ordinary record or from a new one that
@@ -75,6 +82,10 @@ func started(i Instance, from *Actual, r *Report, now time.Time) Outcome {
 		next.Tag.Index = 0
 	}
 	out := Outcome{After: Instance{Ordinary: next}}
+	kept := i.awaitsRouting(r)
+	if kept {
+		out.After.Evacuating = i.Evacuating
+	}
 	back := i.Evacuating != nil && i.Evacuating.InstanceKey == r.InstanceKey
 	switch {
 	case back:
@@ -89,7 +100,7 @@ func started(i Instance, from *Actual, r *Report, now time.Time) Outcome {
 	case next != from:
 		out.Events = append(out.Events, Event{Kind: Changed, Before: from, After: next})
 	}
-	if i.Evacuating != nil && !back {
+	if i.Evacuating != nil && !back && !kept {
 		out.Events = append(out.Events, Event{Kind: Removed, Before: i.Evacuating})
 	}
 	if i.Suspect != nil {

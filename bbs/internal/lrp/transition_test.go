@@ -83,6 +83,12 @@ func startAs(by InstanceKey) func(Instance) (Outcome, error) {
 	return func(i Instance) (Outcome, error) { return Start(i, report(by), at) }
 }
 
+func startUnroutable(by InstanceKey) func(Instance) (Outcome, error) {
+	r := report(by)
+	r.Routable = false
+	return func(i Instance) (Outcome, error) { return Start(i, r, at) }
+}
+
 func crash(by InstanceKey) func(Instance) (Outcome, error) {
 	return func(i Instance) (Outcome, error) { return Crash(i, by, "oom", defaults, now) }
 }
@@ -171,6 +177,20 @@ func TestStart(t *testing.T) {
 			before: Instance{Ordinary: unclaimedRow(), Evacuating: evacuatingOn(cell1)}, do: startAs(cell2),
 			after:  []string{"ORDINARY RUNNING i2"},
 			events: []string{"changed ORDINARY UNCLAIMED ORDINARY RUNNING i2", "removed EVACUATING RUNNING i1"},
+		},
+		"the replacement runs but is not routable yet, so the evacuating one serves on": {
+			before: Instance{Ordinary: unclaimedRow(), Evacuating: evacuatingOn(cell1), Suspect: suspectOn(cell3)}, do: startUnroutable(cell2),
+			after:  []string{"ORDINARY RUNNING i2", "EVACUATING RUNNING i1"},
+			events: []string{"changed ORDINARY UNCLAIMED ORDINARY RUNNING i2", "removed SUSPECT RUNNING i3"},
+		},
+		"a replacement that is still not routable changes nothing": {
+			before: Instance{Ordinary: unroutable(runningOn(cell2)), Evacuating: evacuatingOn(cell1)}, do: startUnroutable(cell2),
+			after: []string{"ORDINARY RUNNING i2", "EVACUATING RUNNING i1"},
+		},
+		"the replacement becomes routable, then the evacuating one goes": {
+			before: Instance{Ordinary: unroutable(runningOn(cell2)), Evacuating: evacuatingOn(cell1)}, do: startAs(cell2),
+			after:  []string{"ORDINARY RUNNING i2"},
+			events: []string{"changed ORDINARY RUNNING i2 ORDINARY RUNNING i2", "removed EVACUATING RUNNING i1"},
 		},
 		"the replacement runs, then both others go": {
 			before: Instance{Ordinary: unclaimedRow(), Evacuating: evacuatingOn(cell1), Suspect: suspectOn(cell3)}, do: startAs(cell2),
