@@ -89,14 +89,9 @@ func EvacuateRunning(i Instance, r *Report, desired *Desired, othersRunning int3
 // replaced reports whether the ordinary record, which is of another instance, makes mine superfluous.
 // One that runs but is not routable yet does so only if mine does not serve in its place.
 func (i Instance) replaced(mine *Actual) bool {
-	switch i.Ordinary.State {
-	case Crashed:
-		return true
-	case Running:
-		return i.Ordinary.Routable || mine == nil || mine != i.Evacuating
-	default:
-		return false
-	}
+	o := i.Ordinary
+	serves := mine != nil && mine == i.Evacuating
+	return o.State == Crashed || o.State == Running && (o.Routable || !serves)
 }
 
 // dropped deletes the record of the instance, if it has one, since its container goes.
