@@ -55,7 +55,11 @@ type Server struct {
 
 // Start makes the data folder if there is none, starts the server, and waits until it answers or ctx
 // ends. Missing binaries are an error that names the package to install.
-func Start(ctx context.Context, cfg Config) (*Server, error) {
+func Start(ctx context.Context, cfg Config) (*Server, error) { return start(ctx, cfg, nil) }
+
+// start runs a server whose data folder, if there is none, is a copy of primary's or, if that is nil,
+// a new one.
+func start(ctx context.Context, cfg Config, primary *Server) (*Server, error) {
 	bin, err := binaries()
 	if err != nil {
 		return nil, err
@@ -68,7 +72,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("finding the folder of postgres: %w", err)
 	}
 	s := &Server{cfg: cfg, done: make(chan struct{})}
-	if err := s.prepare(ctx, bin, owner); err != nil {
+	if err := s.prepare(ctx, bin, owner, primary); err != nil {
 		return nil, fmt.Errorf("preparing postgres in %s: %w", cfg.Folder, err)
 	}
 	if err := s.launch(bin, owner); err != nil {
@@ -81,7 +85,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 }
 
 // prepare makes the folders and, once, the database cluster.
-func (s *Server) prepare(ctx context.Context, bin string, owner *syscall.Credential) error {
+func (s *Server) prepare(ctx context.Context, bin string, owner *syscall.Credential, primary *Server) error {
 	if err := owned(s.cfg.Folder, owner); err != nil {
 		return err
 	}
@@ -97,11 +101,14 @@ func (s *Server) prepare(ctx context.Context, bin string, owner *syscall.Credent
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	args := []string{"--pgdata=" + s.data(), "--username=" + superuser, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"}
+	program, args := "initdb", []string{"--pgdata=" + s.data(), "--username=" + superuser, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"}
+	if primary != nil {
+		program, args = "pg_basebackup", primary.copyTo(s.data())
+	}
 	if s.cfg.Unsafe {
 		args = append(args, "--no-sync")
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), args...) //nolint:gosec // a fixed program
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, program), args...) //nolint:gosec // a fixed program
 	cmd.Dir = s.cfg.Folder
 	cmd.Env = environment()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: owner}
