@@ -18,11 +18,11 @@ type Config struct {
 	// GRPC is the listener and the certificate, which also proves this process to
 	// the BBS, to locket and to cells. Default listener 0.0.0.0:9016.
 	GRPC grpcserver.Config `yaml:"grpc"`
-	// Locket are the addresses of all lockets.
-	Locket grpcclient.Config `yaml:"locket"`
+	// StoresConfig says where claims are kept: the sections locket and consul.
+	lockclient.StoresConfig `yaml:",inline"`
 	// BBS are the addresses of all BBSs; the active one is found among them.
 	BBS grpcclient.Config `yaml:"bbs"`
-	// Lock is the owner of the lock "auctioneer" and how long it outlives us.
+	// Lock is the owner of the lock "auctioneer", how long it outlives us, and the store that it is kept in.
 	Lock lockclient.Config `yaml:"lock"`
 
 	Placement PlacementConfig `yaml:"placement"`
@@ -85,6 +85,9 @@ func (c *CellsConfig) SetDefaults() {
 
 // SetDefaults fills what the file may leave out.
 func (c *QueueConfig) SetDefaults() { c.Limit = 1_000_000 }
+
+// Validate checks what no section can check alone.
+func (c *Config) Validate() error { return c.CheckStores(c.Lock.Backend) }
 
 // Validate returns all problems of the section.
 func (c *PlacementConfig) Validate() error {

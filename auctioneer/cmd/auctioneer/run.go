@@ -47,12 +47,16 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	locket, err := grpcclient.Dial(cfg.Locket, grpcclient.Options{Source: source, Server: mtls.Peer{Role: mtls.RoleLocket}, HealthService: "locket.v1", Telemetry: tel})
+	stores := lockclient.NewStores(cfg.StoresConfig, source, tel)
+	defer func() { _ = stores.Close() }()
+	claims, err := stores.Open(cfg.Lock.Backend)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = locket.Close() }()
-	bbs, err := grpcclient.Dial(cfg.BBS, grpcclient.Options{Source: source, Server: mtls.Peer{Role: mtls.RoleBBS}, HealthService: "bbs.v1", Telemetry: tel})
+	bbs, err := grpcclient.Dial(cfg.BBS, grpcclient.Options{
+		Source: source, Server: mtls.Peer{Role: mtls.RoleBBS}, HealthService: "bbs.v1", Telemetry: tel,
+		Once: []string{bbsv1.Placement_RejectTasks_FullMethodName},
+	})
 	if err != nil {
 		return err
 	}
@@ -82,7 +86,7 @@ func run(ctx context.Context, args []string) error {
 	g.Go(func() error {
 		lock, err := lockclient.Acquire(ctx, lockclient.LockConfig{
 			Key: "auctioneer", Owner: cfg.Lock.Owner, TTL: cfg.Lock.TTL, Value: []byte(server.Addr()),
-			Backend: lockclient.NewLocket(locket), Log: tel.Log,
+			Backend: claims, Log: tel.Log,
 		})
 		switch {
 		case ctx.Err() != nil && err != nil:

@@ -126,6 +126,47 @@ func TestRunPlacesAndHandsOver(t *testing.T) {
 	require.Eventually(t, func() bool { return placed(all) == 5 }, patience, 5*time.Millisecond)
 }
 
+// TestRunAnswersItemByItem sends good and bad items in one call: the rules of the contract must not fail the good ones.
+func TestRunAnswersItemByItem(t *testing.T) {
+	t.Parallel()
+	world := simulationtest.New(t)
+	all := world.AddCells(1)
+	p := start(t, world, "first")
+	require.Eventually(t, holds(world, "first"), patience, 5*time.Millisecond)
+	client := auctioneerv1.NewAuctionsClient(world.DialAuctioneers(mtls.RoleBBS, p.address))
+	req := request("good")
+	for _, edit := range []func(*auctioneerv1.LRPStart){
+		func(s *auctioneerv1.LRPStart) { s.Placement.RootFs = "" },
+		func(s *auctioneerv1.LRPStart) { s.Resources.MemoryMb = -1 },
+		func(s *auctioneerv1.LRPStart) { s.ProcessGuid = strings.Repeat("x", 256) },
+		func(s *auctioneerv1.LRPStart) { s.Placement.PlacementTags = []string{""} },
+	} {
+		bad := request("bad").GetStarts()[0]
+		edit(bad)
+		req.Starts = append(req.Starts, bad)
+	}
+	req.Starts = append(req.Starts, request("good too").GetStarts()...)
+	resp, err := client.RequestLRPAuctions(t.Context(), req)
+	require.NoError(t, err)
+	var fields []string
+	for i, item := range resp.GetRejected() {
+		require.Equal(t, int32(i+1), item.GetPosition())
+		fields = append(fields, item.GetField())
+	}
+	require.Equal(t, []string{"placement.root_fs", "resources.memory_mb", "process_guid", "placement.placement_tags[0]"}, fields)
+	tasks, err := client.RequestTaskAuctions(t.Context(), &auctioneerv1.RequestTaskAuctionsRequest{Starts: []*auctioneerv1.TaskStart{
+		{TaskGuid: "bad", Resources: &workloadv1.Resources{DiskMb: -1}, Placement: req.GetStarts()[0].GetPlacement()},
+		{TaskGuid: "good", Placement: req.GetStarts()[0].GetPlacement()},
+	}})
+	require.NoError(t, err)
+	require.Len(t, tasks.GetRejected(), 1)
+	require.Equal(t, "resources.disk_mb", tasks.GetRejected()[0].GetField())
+	require.Eventually(t, func() bool {
+		lrps, n := all[0].Holds()
+		return lrps == 4 && n == 1
+	}, patience, 5*time.Millisecond)
+}
+
 func TestRunExplains(t *testing.T) {
 	t.Parallel()
 	world := simulationtest.New(t)

@@ -4,6 +4,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -21,6 +22,8 @@ var ErrNotActive = fault.New(codes.Unavailable, "NotActive", "this auctioneer do
 type Queue interface {
 	// Add takes all of the work or none.
 	Add(works []*work.Work) error
+	// Fits fails as Add would for so many pieces of work.
+	Fits(n int) error
 }
 
 // Auctions implements auctioneerv1.AuctionsServer.
@@ -41,6 +44,14 @@ func NewAuctions(queue Queue, active func() bool) *Auctions {
 func (s *Auctions) RequestLRPAuctions(_ context.Context, req *auctioneerv1.RequestLRPAuctionsRequest) (*auctioneerv1.RequestLRPAuctionsResponse, error) {
 	if !s.active() {
 		return nil, ErrNotActive
+	}
+	instances := 0
+	for _, start := range req.GetStarts() {
+		instances += len(start.GetIndices())
+	}
+	// A message has room for millions of indices, each of which becomes a piece of work.
+	if err := s.queue.Fits(instances); err != nil {
+		return nil, err
 	}
 	now := time.Now()
 	var accepted []*work.Work
@@ -82,5 +93,9 @@ func (s *Auctions) RequestTaskAuctions(_ context.Context, req *auctioneerv1.Requ
 }
 
 func rejected(position int, err error) *auctioneerv1.RejectedItem {
-	return &auctioneerv1.RejectedItem{Position: int32(position), Problem: err.Error()} //nolint:gosec // a request has at most 10,000 items
+	item := &auctioneerv1.RejectedItem{Position: int32(position), Problem: err.Error()} //nolint:gosec // a request has at most 10,000 items
+	if invalid, ok := errors.AsType[work.Invalid](err); ok {
+		item.Field = invalid.Field
+	}
+	return item
 }

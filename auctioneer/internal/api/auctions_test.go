@@ -30,7 +30,8 @@ func TestAuctionsRequestLRPAuctions(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	want := &auctioneerv1.RequestLRPAuctionsResponse{Rejected: []*auctioneerv1.RejectedItem{
-		{Position: 1, Problem: "domain is empty"}, {Position: 2, Problem: "placement constraint cannot be empty"},
+		{Position: 1, Problem: "domain is empty", Field: "domain"},
+		{Position: 2, Problem: "placement constraint cannot be empty", Field: "placement.root_fs"},
 	}}
 	if diff := cmp.Diff(want, resp, protocmp.Transform()); diff != "" {
 		t.Errorf("response (-want +got):\n%s", diff)
@@ -46,7 +47,7 @@ func TestAuctionsRequestTaskAuctions(t *testing.T) {
 		{Placement: placement}, {TaskGuid: "good", Placement: placement},
 	}})
 	require.NoError(t, err)
-	want := &auctioneerv1.RequestTaskAuctionsResponse{Rejected: []*auctioneerv1.RejectedItem{{Position: 0, Problem: "task guid is empty"}}}
+	want := &auctioneerv1.RequestTaskAuctionsResponse{Rejected: []*auctioneerv1.RejectedItem{{Position: 0, Problem: "task guid is empty", Field: "task_guid"}}}
 	if diff := cmp.Diff(want, resp, protocmp.Transform()); diff != "" {
 		t.Errorf("response (-want +got):\n%s", diff)
 	}

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -87,7 +88,7 @@ func (s *Explanations) PlanPlacement(ctx context.Context, req *auctioneerv1.Plan
 		Resources: req.GetResources(), Placement: req.GetPlacement(),
 	}, time.Now())
 	if err != nil {
-		return nil, fault.InvalidRequest(fault.Violation{Field: "placement", Description: err.Error()})
+		return nil, fault.InvalidRequest(violation(err))
 	}
 	now, err := s.auction(ctx)
 	if err != nil {
@@ -106,6 +107,14 @@ func (s *Explanations) PlanPlacement(ctx context.Context, req *auctioneerv1.Plan
 		resp.PlacementError = result.Refusals[0].Text
 	}
 	return resp, nil
+}
+
+func violation(err error) fault.Violation {
+	v := fault.Violation{Description: err.Error()}
+	if invalid, ok := errors.AsType[work.Invalid](err); ok {
+		v.Field = invalid.Field
+	}
+	return v
 }
 
 func (s *Explanations) auction(ctx context.Context) (*auction.Auction, error) {

@@ -37,13 +37,28 @@ func NewQueue(limit int) *Queue {
 func (q *Queue) Add(works []*work.Work) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.waiting)+len(q.held)+len(works) > q.limit {
-		return ErrQueueFull.With("%d wait already, the limit is %d", len(q.waiting)+len(q.held), q.limit)
+	if err := q.fits(len(works)); err != nil {
+		return err
 	}
 	for _, w := range works {
 		q.put(w)
 	}
 	q.wake()
+	return nil
+}
+
+// Fits returns ErrQueueFull if the queue has no room for n more pieces of work now, so
+// that nobody need make them in vain.
+func (q *Queue) Fits(n int) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.fits(n)
+}
+
+func (q *Queue) fits(n int) error {
+	if waiting := len(q.waiting) + len(q.held); n > q.limit-waiting {
+		return ErrQueueFull.With("%d wait already, the limit is %d", waiting, q.limit)
+	}
 	return nil
 }
 

@@ -4,7 +4,6 @@
 package work
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -15,18 +14,6 @@ import (
 	auctioneerv1 "diego.internal/proto/auctioneer/v1"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
-)
-
-// What can be wrong with an item. The texts are part of the interface.
-var (
-	ErrNoProcessGUID     = errors.New("proccess guid is empty") //nolint:misspell // the spelling is what clients know
-	ErrNoDomain          = errors.New("domain is empty")
-	ErrNoIndices         = errors.New("indices must not be empty")
-	ErrNegativeIndex     = errors.New("indices must not be negative")
-	ErrNegativeResources = errors.New("resources cannot be less than 0")
-	ErrNoTaskGUID        = errors.New("task guid is empty")
-	ErrNegativeTask      = errors.New("resources cannot be less than zero")
-	ErrNoConstraint      = errors.New("placement constraint cannot be empty")
 )
 
 // Key identifies work: there is at most one piece of work per key.
@@ -75,21 +62,11 @@ func (w *Work) ActualLRPKey() *workloadv1.ActualLRPKey {
 	return &workloadv1.ActualLRPKey{ProcessGuid: w.GUID, Index: int32(w.Index), Domain: w.Domain} //nolint:gosec // the index came as an int32
 }
 
-// Instances reads one item of RequestLRPAuctions. Repeated indices count once.
+// Instances reads one item of RequestLRPAuctions. Repeated indices count once. The error
+// is an Invalid.
 func Instances(start *auctioneerv1.LRPStart, now time.Time) ([]*Work, error) {
-	switch {
-	case start.GetProcessGuid() == "":
-		return nil, ErrNoProcessGUID
-	case start.GetDomain() == "":
-		return nil, ErrNoDomain
-	case len(start.GetIndices()) == 0:
-		return nil, ErrNoIndices
-	case slices.Min(start.GetIndices()) < 0:
-		return nil, ErrNegativeIndex
-	case negative(start.GetResources()):
-		return nil, ErrNegativeResources
-	case start.GetPlacement().GetRootFs() == "":
-		return nil, ErrNoConstraint
+	if err := checkLRP(start); err != nil {
+		return nil, err
 	}
 	first := Work{
 		Item: auction.Item{
@@ -112,15 +89,10 @@ func Instances(start *auctioneerv1.LRPStart, now time.Time) ([]*Work, error) {
 	return out, nil
 }
 
-// Task reads one item of RequestTaskAuctions.
+// Task reads one item of RequestTaskAuctions. The error is an Invalid.
 func Task(start *auctioneerv1.TaskStart, now time.Time) (*Work, error) {
-	switch {
-	case start.GetTaskGuid() == "":
-		return nil, ErrNoTaskGUID
-	case negative(start.GetResources()):
-		return nil, ErrNegativeTask
-	case start.GetPlacement().GetRootFs() == "":
-		return nil, ErrNoConstraint
+	if err := checkTask(start); err != nil {
+		return nil, err
 	}
 	return &Work{
 		Item: auction.Item{
@@ -157,8 +129,6 @@ func Unplaced(list *bbsv1.ListUnplacedResponse, now time.Time) (all []*Work, bad
 	}
 	return all, bad
 }
-
-func negative(r *workloadv1.Resources) bool { return r.GetMemoryMb() < 0 || r.GetDiskMb() < 0 }
 
 // request is what the auction looks at. Instances run with a proxy wherever the cell
 // runs proxies; tasks never do.

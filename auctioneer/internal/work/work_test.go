@@ -1,6 +1,7 @@
 package work
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -26,17 +27,29 @@ func goodLRP() *auctioneerv1.LRPStart {
 func TestInstances(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
-		edit func(*auctioneerv1.LRPStart)
-		want string
+		edit        func(*auctioneerv1.LRPStart)
+		want, field string
 	}{
-		"no process guid":            {edit: func(s *auctioneerv1.LRPStart) { s.ProcessGuid = "" }, want: ErrNoProcessGUID.Error()},
-		"no domain":                  {edit: func(s *auctioneerv1.LRPStart) { s.Domain = "" }, want: "domain is empty"},
-		"no indices":                 {edit: func(s *auctioneerv1.LRPStart) { s.Indices = nil }, want: "indices must not be empty"},
-		"a negative index":           {edit: func(s *auctioneerv1.LRPStart) { s.Indices = []int32{1, -1} }, want: "indices must not be negative"},
-		"negative memory":            {edit: func(s *auctioneerv1.LRPStart) { s.Resources.MemoryMb = -1 }, want: "resources cannot be less than 0"},
-		"negative disk":              {edit: func(s *auctioneerv1.LRPStart) { s.Resources.DiskMb = -1 }, want: "resources cannot be less than 0"},
-		"no placement":               {edit: func(s *auctioneerv1.LRPStart) { s.Placement = nil }, want: "placement constraint cannot be empty"},
-		"no root filesystem":         {edit: func(s *auctioneerv1.LRPStart) { s.Placement.RootFs = "" }, want: "placement constraint cannot be empty"},
+		"no process guid":    {edit: func(s *auctioneerv1.LRPStart) { s.ProcessGuid = "" }, want: "proccess guid is empty", field: "process_guid"},
+		"no domain":          {edit: func(s *auctioneerv1.LRPStart) { s.Domain = "" }, want: "domain is empty", field: "domain"},
+		"no indices":         {edit: func(s *auctioneerv1.LRPStart) { s.Indices = nil }, want: "indices must not be empty", field: "indices"},
+		"a negative index":   {edit: func(s *auctioneerv1.LRPStart) { s.Indices = []int32{1, -1} }, want: "indices must not be negative", field: "indices"},
+		"negative memory":    {edit: func(s *auctioneerv1.LRPStart) { s.Resources.MemoryMb = -1 }, want: "resources cannot be less than 0", field: "resources.memory_mb"},
+		"negative disk":      {edit: func(s *auctioneerv1.LRPStart) { s.Resources.DiskMb = -1 }, want: "resources cannot be less than 0", field: "resources.disk_mb"},
+		"no placement":       {edit: func(s *auctioneerv1.LRPStart) { s.Placement = nil }, want: "placement constraint cannot be empty", field: "placement.root_fs"},
+		"no root filesystem": {edit: func(s *auctioneerv1.LRPStart) { s.Placement.RootFs = "" }, want: "placement constraint cannot be empty", field: "placement.root_fs"},
+		"a process guid that no cell takes": {
+			edit: func(s *auctioneerv1.LRPStart) { s.ProcessGuid = strings.Repeat("x", 256) }, want: "process_guid must be at most 255 characters", field: "process_guid",
+		},
+		"a root filesystem that is too long": {
+			edit: func(s *auctioneerv1.LRPStart) { s.Placement.RootFs = strings.Repeat("x", 1025) },
+			want: "placement.root_fs must be at most 1024 characters", field: "placement.root_fs",
+		},
+		"negative pids": {edit: func(s *auctioneerv1.LRPStart) { s.Resources.MaxPids = -1 }, want: "resources.max_pids must be greater than or equal to 0", field: "resources.max_pids"},
+		"an empty tag": {
+			edit: func(s *auctioneerv1.LRPStart) { s.Placement.PlacementTags = []string{"a", ""} },
+			want: "placement.placement_tags[1] must be at least 1 characters", field: "placement.placement_tags[1]",
+		},
 		"no resources are no limits": {edit: func(s *auctioneerv1.LRPStart) { s.Resources = nil }},
 	}
 	for name, tt := range tests {
@@ -49,7 +62,7 @@ func TestInstances(t *testing.T) {
 				require.NoError(t, err)
 				return
 			}
-			require.EqualError(t, err, tt.want)
+			require.Equal(t, Invalid{Field: tt.field, Problem: tt.want}, err)
 			require.Empty(t, works)
 		})
 	}
@@ -83,12 +96,13 @@ func TestTask(t *testing.T) {
 		}
 	}
 	tests := map[string]struct {
-		edit func(*auctioneerv1.TaskStart)
-		want string
+		edit        func(*auctioneerv1.TaskStart)
+		want, field string
 	}{
-		"no guid":            {edit: func(s *auctioneerv1.TaskStart) { s.TaskGuid = "" }, want: "task guid is empty"},
-		"negative resources": {edit: func(s *auctioneerv1.TaskStart) { s.Resources.DiskMb = -1 }, want: "resources cannot be less than zero"},
-		"no root filesystem": {edit: func(s *auctioneerv1.TaskStart) { s.Placement.RootFs = "" }, want: "placement constraint cannot be empty"},
+		"no guid":                   {edit: func(s *auctioneerv1.TaskStart) { s.TaskGuid = "" }, want: "task guid is empty", field: "task_guid"},
+		"a guid that no cell takes": {edit: func(s *auctioneerv1.TaskStart) { s.TaskGuid = strings.Repeat("x", 256) }, want: "task_guid must be at most 255 characters", field: "task_guid"},
+		"negative resources":        {edit: func(s *auctioneerv1.TaskStart) { s.Resources.DiskMb = -1 }, want: "resources cannot be less than zero", field: "resources.disk_mb"},
+		"no root filesystem":        {edit: func(s *auctioneerv1.TaskStart) { s.Placement.RootFs = "" }, want: "placement constraint cannot be empty", field: "placement.root_fs"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -96,7 +110,7 @@ func TestTask(t *testing.T) {
 			start := good()
 			tt.edit(start)
 			_, err := Task(start, time.Now())
-			require.EqualError(t, err, tt.want)
+			require.Equal(t, Invalid{Field: tt.field, Problem: tt.want}, err)
 		})
 	}
 	w, err := Task(good(), time.Now())
@@ -104,4 +118,14 @@ func TestTask(t *testing.T) {
 	require.Equal(t, "task", w.Key().String())
 	require.False(t, w.Request.Proxy, "tasks run without a proxy")
 	require.Equal(t, []string{"a"}, w.Request.PlacementTags)
+}
+
+// BenchmarkInstances is what reading one item costs, of which there are as many as processes.
+func BenchmarkInstances(b *testing.B) {
+	start, now := goodLRP(), time.Now()
+	for b.Loop() {
+		if _, err := Instances(start, now); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

@@ -25,7 +25,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// LRPStart asks for instances of one LRP.
+// LRPStart asks for instances of one LRP. Its members have the rules of the messages that they are, and indices are not
+// negative; they are checked item by item, so that a bad item is answered for itself.
 type LRPStart struct {
 	state        protoimpl.MessageState  `protogen:"open.v1"`
 	ProcessGuid  string                  `protobuf:"bytes,1,opt,name=process_guid,json=processGuid,proto3" json:"process_guid,omitempty"`
@@ -119,7 +120,7 @@ func (x *LRPStart) GetTraceId() string {
 	return ""
 }
 
-// TaskStart asks for one task.
+// TaskStart asks for one task. It is checked like LRPStart.
 type TaskStart struct {
 	state         protoimpl.MessageState  `protogen:"open.v1"`
 	TaskGuid      string                  `protobuf:"bytes,1,opt,name=task_guid,json=taskGuid,proto3" json:"task_guid,omitempty"`
@@ -200,8 +201,11 @@ func (x *TaskStart) GetTraceId() string {
 type RejectedItem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its place in the request, from 0.
-	Position      int32  `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
-	Problem       string `protobuf:"bytes,2,opt,name=problem,proto3" json:"problem,omitempty"`
+	Position int32 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
+	// What is wrong with it, in the words of a placement error.
+	Problem string `protobuf:"bytes,2,opt,name=problem,proto3" json:"problem,omitempty"`
+	// The field that is wrong, such as placement.root_fs.
+	Field         string `protobuf:"bytes,3,opt,name=field,proto3" json:"field,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -246,6 +250,13 @@ func (x *RejectedItem) GetPosition() int32 {
 func (x *RejectedItem) GetProblem() string {
 	if x != nil {
 		return x.Problem
+	}
+	return ""
+}
+
+func (x *RejectedItem) GetField() string {
+	if x != nil {
+		return x.Field
 	}
 	return ""
 }
@@ -842,24 +853,25 @@ var File_auctioneer_v1_auctioneer_proto protoreflect.FileDescriptor
 
 const file_auctioneer_v1_auctioneer_proto_rawDesc = "" +
 	"\n" +
-	"\x1eauctioneer/v1/auctioneer.proto\x12\rauctioneer.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bworkload/v1/resources.proto\"\x95\x02\n" +
+	"\x1eauctioneer/v1/auctioneer.proto\x12\rauctioneer.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bworkload/v1/resources.proto\"\xa5\x02\n" +
 	"\bLRPStart\x12!\n" +
 	"\fprocess_guid\x18\x01 \x01(\tR\vprocessGuid\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x18\n" +
-	"\aindices\x18\x03 \x03(\x05R\aindices\x124\n" +
-	"\tresources\x18\x04 \x01(\v2\x16.workload.v1.ResourcesR\tresources\x12>\n" +
-	"\tplacement\x18\x05 \x01(\v2 .workload.v1.PlacementConstraintR\tplacement\x12#\n" +
+	"\aindices\x18\x03 \x03(\x05R\aindices\x12<\n" +
+	"\tresources\x18\x04 \x01(\v2\x16.workload.v1.ResourcesB\x06\xbaH\x03\xd8\x01\x03R\tresources\x12F\n" +
+	"\tplacement\x18\x05 \x01(\v2 .workload.v1.PlacementConstraintB\x06\xbaH\x03\xd8\x01\x03R\tplacement\x12#\n" +
 	"\rdefinition_id\x18\x06 \x01(\tR\fdefinitionId\x12\x19\n" +
-	"\btrace_id\x18\a \x01(\tR\atraceId\"\xd1\x01\n" +
+	"\btrace_id\x18\a \x01(\tR\atraceId\"\xe1\x01\n" +
 	"\tTaskStart\x12\x1b\n" +
 	"\ttask_guid\x18\x01 \x01(\tR\btaskGuid\x12\x16\n" +
-	"\x06domain\x18\x02 \x01(\tR\x06domain\x124\n" +
-	"\tresources\x18\x03 \x01(\v2\x16.workload.v1.ResourcesR\tresources\x12>\n" +
-	"\tplacement\x18\x04 \x01(\v2 .workload.v1.PlacementConstraintR\tplacement\x12\x19\n" +
-	"\btrace_id\x18\x05 \x01(\tR\atraceId\"D\n" +
+	"\x06domain\x18\x02 \x01(\tR\x06domain\x12<\n" +
+	"\tresources\x18\x03 \x01(\v2\x16.workload.v1.ResourcesB\x06\xbaH\x03\xd8\x01\x03R\tresources\x12F\n" +
+	"\tplacement\x18\x04 \x01(\v2 .workload.v1.PlacementConstraintB\x06\xbaH\x03\xd8\x01\x03R\tplacement\x12\x19\n" +
+	"\btrace_id\x18\x05 \x01(\tR\atraceId\"Z\n" +
 	"\fRejectedItem\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\x05R\bposition\x12\x18\n" +
-	"\aproblem\x18\x02 \x01(\tR\aproblem\"Y\n" +
+	"\aproblem\x18\x02 \x01(\tR\aproblem\x12\x14\n" +
+	"\x05field\x18\x03 \x01(\tR\x05field\"Y\n" +
 	"\x19RequestLRPAuctionsRequest\x12<\n" +
 	"\x06starts\x18\x01 \x03(\v2\x17.auctioneer.v1.LRPStartB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\x06starts\"U\n" +
 	"\x1aRequestLRPAuctionsResponse\x127\n" +
