@@ -94,7 +94,7 @@ func (s *Auctions) RequestTaskAuctions(_ context.Context, req *auctioneerv1.Requ
 
 func rejected(position int, err error) *auctioneerv1.RejectedItem {
 	item := &auctioneerv1.RejectedItem{Position: int32(position), Problem: err.Error()} //nolint:gosec // a request has at most 10,000 items
-	if invalid, ok := errors.AsType[work.Invalid](err); ok {
+	if invalid, ok := errors.AsType[work.InvalidError](err); ok {
 		item.Field = invalid.Field
 	}
 	return item

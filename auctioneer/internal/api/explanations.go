@@ -111,7 +111,7 @@ func (s *Explanations) PlanPlacement(ctx context.Context, req *auctioneerv1.Plan
 
 func violation(err error) fault.Violation {
 	v := fault.Violation{Description: err.Error()}
-	if invalid, ok := errors.AsType[work.Invalid](err); ok {
+	if invalid, ok := errors.AsType[work.InvalidError](err); ok {
 		v.Field = invalid.Field
 	}
 	return v

@@ -13,12 +13,12 @@ import (
 	workloadv1 "diego.internal/proto/workload/v1"
 )
 
-// Invalid says what is wrong with an item of a request. Problem is part of the
+// InvalidError says what is wrong with an item of a request. Problem is part of the
 // interface: it becomes the placement error of the work.
-type Invalid struct{ Field, Problem string }
+type InvalidError struct{ Field, Problem string }
 
 // Error returns the problem alone.
-func (e Invalid) Error() string { return e.Problem }
+func (e InvalidError) Error() string { return e.Problem }
 
 // checkLRP finds the first thing that is wrong with an item. After the mistakes that
 // clients know by their words come the rules of Perform: an item that breaks one of
@@ -26,19 +26,19 @@ func (e Invalid) Error() string { return e.Problem }
 func checkLRP(start *auctioneerv1.LRPStart) error {
 	switch {
 	case start.GetProcessGuid() == "":
-		return Invalid{"process_guid", "proccess guid is empty"} //nolint:misspell // the spelling is what clients know
+		return InvalidError{"process_guid", "proccess guid is empty"} //nolint:misspell // the spelling is what clients know
 	case start.GetDomain() == "":
-		return Invalid{"domain", "domain is empty"}
+		return InvalidError{"domain", "domain is empty"}
 	case len(start.GetIndices()) == 0:
-		return Invalid{"indices", "indices must not be empty"}
+		return InvalidError{"indices", "indices must not be empty"}
 	case slices.Min(start.GetIndices()) < 0:
-		return Invalid{"indices", "indices must not be negative"}
+		return InvalidError{"indices", "indices must not be negative"}
 	}
 	if field := negative(start.GetResources()); field != "" {
-		return Invalid{field, "resources cannot be less than 0"}
+		return InvalidError{field, "resources cannot be less than 0"}
 	}
 	if start.GetPlacement().GetRootFs() == "" {
-		return Invalid{"placement.root_fs", "placement constraint cannot be empty"}
+		return InvalidError{"placement.root_fs", "placement constraint cannot be empty"}
 	}
 	return checkRules(&repv1.PerformRequest_LRPWork{
 		Key:       &workloadv1.ActualLRPKey{ProcessGuid: start.GetProcessGuid(), Domain: start.GetDomain()},
@@ -48,13 +48,13 @@ func checkLRP(start *auctioneerv1.LRPStart) error {
 
 func checkTask(start *auctioneerv1.TaskStart) error {
 	if start.GetTaskGuid() == "" {
-		return Invalid{"task_guid", "task guid is empty"}
+		return InvalidError{"task_guid", "task guid is empty"}
 	}
 	if field := negative(start.GetResources()); field != "" {
-		return Invalid{field, "resources cannot be less than zero"}
+		return InvalidError{field, "resources cannot be less than zero"}
 	}
 	if start.GetPlacement().GetRootFs() == "" {
-		return Invalid{"placement.root_fs", "placement constraint cannot be empty"}
+		return InvalidError{"placement.root_fs", "placement constraint cannot be empty"}
 	}
 	return checkRules(&repv1.PerformRequest_TaskWork{
 		TaskGuid: start.GetTaskGuid(), Resources: start.GetResources(), Placement: start.GetPlacement(),
@@ -85,5 +85,5 @@ func checkRules(offer proto.Message) error {
 	}
 	rule := invalid.Violations[0].Proto
 	field := strings.TrimPrefix(protovalidate.FieldPathString(rule.GetField()), "key.")
-	return Invalid{Field: field, Problem: field + " " + rule.GetMessage()}
+	return InvalidError{Field: field, Problem: field + " " + rule.GetMessage()}
 }

@@ -63,7 +63,7 @@ func (w *Work) ActualLRPKey() *workloadv1.ActualLRPKey {
 }
 
 // Instances reads one item of RequestLRPAuctions. Repeated indices count once. The error
-// is an Invalid.
+// is an InvalidError.
 func Instances(start *auctioneerv1.LRPStart, now time.Time) ([]*Work, error) {
 	if err := checkLRP(start); err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func Instances(start *auctioneerv1.LRPStart, now time.Time) ([]*Work, error) {
 	return out, nil
 }
 
-// Task reads one item of RequestTaskAuctions. The error is an Invalid.
+// Task reads one item of RequestTaskAuctions. The error is an InvalidError.
 func Task(start *auctioneerv1.TaskStart, now time.Time) (*Work, error) {
 	if err := checkTask(start); err != nil {
 		return nil, err

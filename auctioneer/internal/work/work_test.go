@@ -30,7 +30,7 @@ func TestInstances(t *testing.T) {
 		edit        func(*auctioneerv1.LRPStart)
 		want, field string
 	}{
-		"no process guid":    {edit: func(s *auctioneerv1.LRPStart) { s.ProcessGuid = "" }, want: "proccess guid is empty", field: "process_guid"},
+		"no process guid":    {edit: func(s *auctioneerv1.LRPStart) { s.ProcessGuid = "" }, want: "proccess guid is empty", field: "process_guid"}, //nolint:misspell // the spelling is what clients know
 		"no domain":          {edit: func(s *auctioneerv1.LRPStart) { s.Domain = "" }, want: "domain is empty", field: "domain"},
 		"no indices":         {edit: func(s *auctioneerv1.LRPStart) { s.Indices = nil }, want: "indices must not be empty", field: "indices"},
 		"a negative index":   {edit: func(s *auctioneerv1.LRPStart) { s.Indices = []int32{1, -1} }, want: "indices must not be negative", field: "indices"},
@@ -62,7 +62,7 @@ func TestInstances(t *testing.T) {
 				require.NoError(t, err)
 				return
 			}
-			require.Equal(t, Invalid{Field: tt.field, Problem: tt.want}, err)
+			require.Equal(t, InvalidError{Field: tt.field, Problem: tt.want}, err)
 			require.Empty(t, works)
 		})
 	}
@@ -110,7 +110,7 @@ func TestTask(t *testing.T) {
 			start := good()
 			tt.edit(start)
 			_, err := Task(start, time.Now())
-			require.Equal(t, Invalid{Field: tt.field, Problem: tt.want}, err)
+			require.Equal(t, InvalidError{Field: tt.field, Problem: tt.want}, err)
 		})
 	}
 	w, err := Task(good(), time.Now())
