@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +37,9 @@ type Config struct {
 	// RepeatInterval and RepeatTimes say how unregistrations are sent again.
 	RepeatInterval time.Duration
 	RepeatTimes    int
+	// HandOver is how long the routes of an evacuated instance stay registered after its replacement has become routable, so
+	// that routers have heard of that first.
+	HandOver time.Duration
 	// Internal also serves the plane of service discovery.
 	Internal bool
 	Log      *slog.Logger
@@ -56,6 +61,8 @@ type Emitter struct {
 	mu      sync.Mutex
 	nc      *nats.Conn // nil before Run
 	repeats *repeats
+	// withdrawn waits for the end of its hand-over.
+	withdrawn map[routetable.Key]routetable.Message
 
 	statusMu sync.Mutex
 	status   Status
@@ -86,7 +93,9 @@ func (s Status) Check(now time.Time) error {
 
 // New returns an Emitter that sends nothing until Run.
 func New(cfg Config) *Emitter {
-	e := &Emitter{cfg: cfg, repeats: newRepeats(cfg.RepeatTimes), ready: make(chan struct{}), closed: make(chan struct{}), status: Status{Interval: cfg.DefaultInterval}}
+	e := &Emitter{
+		cfg: cfg, repeats: newRepeats(cfg.RepeatTimes), withdrawn: map[routetable.Key]routetable.Message{}, ready: make(chan struct{}), closed: make(chan struct{}), status: Status{Interval: cfg.DefaultInterval},
+	}
 	e.metrics = newMetrics(cfg.Metrics, e)
 	e.schedules = append(e.schedules, newSchedule(e, routetable.PlaneHTTP))
 	if cfg.Internal {
@@ -97,7 +106,7 @@ func New(cfg Config) *Emitter {
 
 // Run sends until ctx ends. It does not give up when NATS is away: what changes meanwhile is sent with everything else
 // when it is back. It returns an error only if the link can never come back. It unregisters nothing at the end: an
-// emitter that stops must not take traffic from instances that run.
+// emitter that stops must not take traffic from instances that run; only what was being withdrawn goes with it.
 func (e *Emitter) Run(ctx context.Context) error {
 	var once sync.Once
 	release := func() { once.Do(func() { close(e.ready) }) }
@@ -126,7 +135,9 @@ func (e *Emitter) Run(ctx context.Context) error {
 		})
 	}
 	g.Go(func() error { return e.repeat(gctx) })
-	return g.Wait() //nolint:wrapcheck // wrapped by repeat
+	err = g.Wait()
+	e.withdrawRest()
+	return err //nolint:wrapcheck // wrapped by repeat
 }
 
 // repeat sends unregistrations again, and notices the end of the link.
@@ -165,15 +176,50 @@ func (e *Emitter) Apply(c routetable.Changes) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.repeats.note(c)
 	for _, m := range c.Register {
+		delete(e.withdrawn, m.Key)
 		e.publish(m, "register")
 	}
+	e.metrics.registered.Add(float64(len(c.Register)))
+	e.unregister(c)
+	if len(c.Withdraw) == 0 {
+		return
+	}
+	for _, m := range c.Withdraw {
+		e.withdrawn[m.Key] = m
+	}
+	time.AfterFunc(e.cfg.HandOver, func() { e.withdraw(c.Withdraw) })
+}
+
+// unregister sends the unregistrations of a change and sees to their repetition. The caller holds mu.
+func (e *Emitter) unregister(c routetable.Changes) {
+	e.repeats.note(c)
 	for _, m := range c.Unregister {
 		e.publish(m, "unregister")
 	}
-	e.metrics.registered.Add(float64(len(c.Register)))
 	e.metrics.unregistered.Add(float64(len(c.Unregister)))
+}
+
+// withdraw unregisters what has been handed over, unless it was registered again meanwhile.
+func (e *Emitter) withdraw(messages []routetable.Message) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var due routetable.Changes
+	for _, m := range messages {
+		if waiting, ok := e.withdrawn[m.Key]; ok && waiting == m {
+			delete(e.withdrawn, m.Key)
+			due.Unregister = append(due.Unregister, m)
+		}
+	}
+	e.unregister(due)
+}
+
+// withdrawRest unregisters at the end what still waits: nobody else would.
+func (e *Emitter) withdrawRest() {
+	e.mu.Lock()
+	rest := slices.Collect(maps.Values(e.withdrawn))
+	e.mu.Unlock()
+	e.withdraw(rest)
 }
 
 // emit sends everything that is registered on a plane.

@@ -292,3 +292,64 @@ func TestClamp(t *testing.T) {
 		require.Equal(t, want, clamp(asked, 20*time.Second), asked.String())
 	}
 }
+
+// An evacuated instance is unregistered when its hand-over is over, at the latest when the emitter stops, and not at all if
+// the address is registered again meanwhile.
+func TestEmitterHandsOver(t *testing.T) {
+	t.Parallel()
+	message := func(uri string) routetable.Message {
+		table := routetable.New(routetable.Config{})
+		table.SetRoutes(routetable.Desired{ProcessGUID: "p", Instances: 1, Routes: routetable.Routes{HTTP: []routetable.HTTPRoute{{Hostname: uri, ContainerPort: 8080}}}, Tag: routetable.ModificationTag{Epoch: "e"}})
+		c := table.AddEndpoint(routetable.Endpoint{ProcessGUID: "p", InstanceGUID: "i", HostAddress: "10.0.0.1", Ports: []routetable.Port{{Container: 8080, Host: 61000}}, Tag: routetable.ModificationTag{Epoch: "e"}})
+		return c.Register[0]
+	}
+	next := func(t *testing.T, all <-chan *nats.Msg) string {
+		t.Helper()
+		select {
+		case m := <-all:
+			return m.Subject
+		case <-time.After(patience):
+			return "nothing"
+		}
+	}
+	serve := func(t *testing.T, handOver time.Duration) (*rig, <-chan *nats.Msg, func()) {
+		t.Helper()
+		r := newRig(t, func(c *Config) { c.HandOver = handOver })
+		nc := r.nats.Connect(mtls.RoleRouter)
+		all := make(chan *nats.Msg, 64)
+		for _, verb := range []string{"register", "unregister"} {
+			_, err := nc.ChanSubscribe("router."+verb, all)
+			require.NoError(t, err)
+		}
+		require.NoError(t, nc.FlushTimeout(patience))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.emitter.Run(ctx) }()
+		stop := sync.OnceFunc(func() {
+			cancel()
+			require.NoError(t, <-done)
+		})
+		t.Cleanup(stop)
+		<-r.emitter.ready
+		require.Eventually(t, r.emitter.connected.Load, patience, time.Millisecond)
+		return r, all, stop
+	}
+	t.Run("after the time", func(t *testing.T) {
+		t.Parallel()
+		r, heard, _ := serve(t, 10*time.Millisecond)
+		r.emitter.Apply(routetable.Changes{Withdraw: []routetable.Message{message("a.com")}})
+		require.Equal(t, "router.unregister", next(t, heard))
+	})
+	t.Run("at the end, but not what came back", func(t *testing.T) {
+		t.Parallel()
+		r, heard, stop := serve(t, time.Hour)
+		r.emitter.Apply(routetable.Changes{Withdraw: []routetable.Message{message("a.com"), message("b.com")}})
+		r.emitter.Apply(routetable.Changes{Register: []routetable.Message{message("a.com")}})
+		require.Equal(t, "router.register", next(t, heard))
+		stop()
+		m := <-heard
+		require.Equal(t, "router.unregister", m.Subject)
+		require.Contains(t, string(m.Data), "b.com")
+		require.Empty(t, heard)
+	})
+}

@@ -2,6 +2,7 @@ package routetable
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ func TestTableModel(t *testing.T) {
 				seen[m.Key] = true
 				told[m.Key] = m.InstanceGUID
 			}
-			for _, m := range c.Unregister {
+			for _, m := range slices.Concat(c.Unregister, c.Withdraw) {
 				require.False(rt, seen[m.Key], "both kinds of message for %v", m.Key)
 				seen[m.Key] = true
 				require.Contains(rt, told, m.Key, "unregistering what is not registered")

@@ -54,16 +54,21 @@ type Collision struct {
 	Winner, Loser               string // instance guids
 }
 
-// Changes is what a change of the table means for listeners. Register and Unregister have no key in common, so their
-// order does not matter.
+// Changes is what a change of the table means for listeners. Register, Unregister and Withdraw have no key in common, so
+// their order does not matter.
 type Changes struct {
 	Register   []Message
 	Unregister []Message
+	// Withdraw are unregistrations of instances that were evacuated: they serve on for a moment, and their replacements are
+	// registered by another emitter at this very time. Sent too early they would leave a route with no endpoint at all.
+	Withdraw   []Message
 	Collisions []Collision
 }
 
 // Empty tells whether there is nothing to send.
-func (c Changes) Empty() bool { return len(c.Register) == 0 && len(c.Unregister) == 0 }
+func (c Changes) Empty() bool {
+	return len(c.Register) == 0 && len(c.Unregister) == 0 && len(c.Withdraw) == 0
+}
 
 // New returns an empty table.
 func New(cfg Config) *Table {

@@ -45,6 +45,9 @@ func short(c Changes) []string {
 	for _, m := range c.Unregister {
 		out = append(out, "-"+m.Key.URI+"@"+m.Key.Address)
 	}
+	for _, m := range c.Withdraw {
+		out = append(out, "~"+m.Key.URI+"@"+m.Key.Address)
+	}
 	return out
 }
 
@@ -99,7 +102,7 @@ func TestTableChanges(t *testing.T) {
 		"an evacuating record beside the ordinary sends nothing": {[]step{set(desired(1, "a")), add(running(0, 1))}, add(evacuating(running(0, 1))), []string{}},
 		"losing one of two records sends nothing":                {[]step{set(desired(1, "a")), add(running(0, 1)), add(evacuating(running(0, 1)))}, remove(running(0, 1)), []string{}},
 		"losing the last record unregisters": {
-			[]step{set(desired(1, "a")), add(running(0, 1)), add(evacuating(running(0, 1))), remove(running(0, 1))}, remove(evacuating(running(0, 1))), []string{"-a@10.0.0.0:61000"},
+			[]step{set(desired(1, "a")), add(running(0, 1)), add(evacuating(running(0, 1))), remove(running(0, 1))}, remove(evacuating(running(0, 1))), []string{"~a@10.0.0.0:61000"},
 		},
 	}
 	for name, tc := range tests {
@@ -126,7 +129,7 @@ func TestTableEvacuationKeepsBothCells(t *testing.T) {
 	table.ReplaceEndpoint(evacuating(old), old)
 	require.Equal(t, []string{"+a@10.0.9.9:61000"}, short(table.AddEndpoint(replacement)))
 	require.Len(t, table.Messages(), 2)
-	require.Equal(t, []string{"-a@10.0.0.0:61000"}, short(table.RemoveEndpoint(evacuating(old))))
+	require.Equal(t, []string{"~a@10.0.0.0:61000"}, short(table.RemoveEndpoint(evacuating(old))))
 }
 
 func TestTableCollision(t *testing.T) {

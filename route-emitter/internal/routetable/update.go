@@ -7,11 +7,12 @@ type update struct {
 	touched    map[ref]map[Key]Message // what each had registered before
 	processes  map[string]bool         // to be deleted if they are empty at the end
 	fresh      map[ref]int64           // instances not seen before: since when they are there, in Unix nanoseconds
+	evacuated  map[string]bool         // guids of instances whose last record was an evacuating one
 	collisions []Collision
 }
 
 func newUpdate(t *Table) *update {
-	return &update{t: t, touched: map[ref]map[Key]Message{}, processes: map[string]bool{}, fresh: map[ref]int64{}}
+	return &update{t: t, touched: map[ref]map[Key]Message{}, processes: map[string]bool{}, fresh: map[ref]int64{}, evacuated: map[string]bool{}}
 }
 
 // touch notes what an instance has registered, before anything changes.
@@ -75,6 +76,9 @@ func (u *update) remove(e Endpoint) {
 	delete(i.records, e.Evacuating)
 	if len(i.records) == 0 {
 		delete(u.t.processes[r.process].instances, r.instance)
+		if old.Evacuating {
+			u.evacuated[r.instance] = true
+		}
 		return
 	}
 	u.claim(r)
@@ -151,8 +155,21 @@ func (u *update) finish() Changes {
 	for i, m := range c.Register {
 		c.Register[i].UpdatedAtNs = max(0, u.fresh[ref{m.ProcessGUID, m.InstanceGUID}])
 	}
+	c.Unregister, c.Withdraw = u.split(c.Unregister)
 	c.Collisions = u.collisions
 	return c
+}
+
+// split parts the unregistrations of evacuated instances from the others.
+func (u *update) split(all []Message) (unregister, withdraw []Message) {
+	for _, m := range all {
+		if u.evacuated[m.InstanceGUID] {
+			withdraw = append(withdraw, m)
+		} else {
+			unregister = append(unregister, m)
+		}
+	}
+	return unregister, withdraw
 }
 
 func (t *Table) instance(r ref) *instance {

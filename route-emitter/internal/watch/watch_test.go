@@ -167,7 +167,7 @@ func (r *rig) apply(c routetable.Changes) {
 	for _, m := range c.Register {
 		r.told = append(r.told, "+"+m.Key.URI+"@"+m.Key.Address)
 	}
-	for _, m := range c.Unregister {
+	for _, m := range slices.Concat(c.Unregister, c.Withdraw) {
 		r.told = append(r.told, "-"+m.Key.URI+"@"+m.Key.Address)
 	}
 }
