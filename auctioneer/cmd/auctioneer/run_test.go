@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -215,12 +216,14 @@ func TestRunExplains(t *testing.T) {
 	ask.GetLrp().Index = 0
 	_, err = explanations.ExplainPlacement(t.Context(), ask)
 	require.Equal(t, "ResourceNotFound", fault.Reason(err), "it is placed")
+	require.ErrorContains(t, err, "big.0 is placed, or not asked for")
 
 	plan, err := explanations.PlanPlacement(t.Context(), &auctioneerv1.PlanPlacementRequest{
 		ProcessGuid: "other", Instances: 5, Resources: &workloadv1.Resources{MemoryMb: 30}, Placement: req.GetStarts()[0].GetPlacement(),
 	})
 	require.NoError(t, err)
 	require.Equal(t, map[string]int32{"cell-000": 1, "cell-001": 1, "cell-002": 1}, plan.GetInstancesByCell())
+	require.Equal(t, map[string]int32{"z0": 2, "z1": 1}, plan.GetInstancesByZone())
 	require.Equal(t, int32(2), plan.GetUnplaced())
 	require.Equal(t, "insufficient resources: memory", plan.GetPlacementError())
 }
@@ -262,6 +265,15 @@ func TestConfig(t *testing.T) {
 			StateTimeout: 10 * time.Second, PerformTimeout: 10 * time.Second, SoftDeadline: 2 * time.Second,
 			StateMaxAge: time.Second, StaleLimit: 10 * time.Second, Workers: 1000,
 		}, cfg.Cells)
+	})
+	t.Run("a store that is chosen must be there", func(t *testing.T) {
+		t.Parallel()
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		changed := filepath.Join(t.TempDir(), "auctioneer.yml")
+		require.NoError(t, os.WriteFile(changed, bytes.Replace(text, []byte("ttl: 3s"), []byte("backend: consul"), 1), 0o600))
+		_, err = config.Load[Config]([]string{"-config", changed})
+		require.ErrorContains(t, err, "consul: is missing")
 	})
 	t.Run("all mistakes are named", func(t *testing.T) {
 		t.Parallel()

@@ -23,12 +23,14 @@ type Config struct {
 	GRPC grpcserver.Config `yaml:"grpc"`
 	// Database is the Postgres that holds the state. All BBSs share it.
 	Database postgres.Config `yaml:"database"`
-	// Locket are the addresses of all lockets.
-	Locket grpcclient.Config `yaml:"locket"`
+	// StoresConfig says where claims are kept: the sections locket and consul.
+	lockclient.StoresConfig `yaml:",inline"`
 	// Auctioneer are the addresses of all auctioneers; the active one is found among them.
 	Auctioneer grpcclient.Config `yaml:"auctioneer"`
-	// Lock is the owner of the lock "bbs" and how long it outlives us.
+	// Lock is the owner of the lock "bbs", how long it outlives us, and the store that it is kept in.
 	Lock lockclient.Config `yaml:"lock"`
+	// Presences says where cells are present.
+	Presences PresencesConfig `yaml:"presences"`
 	// Encryption names the keys of what is sealed in the database.
 	Encryption seal.Config `yaml:"encryption"`
 
@@ -36,6 +38,12 @@ type Config struct {
 	Tasks       TasksConfig       `yaml:"tasks"`
 	Writer      WriterConfig      `yaml:"writer"`
 	Watch       WatchConfig       `yaml:"watch"`
+}
+
+// PresencesConfig is the section about the presences of cells.
+type PresencesConfig struct {
+	// Backend is the store that the cells choose in their section presence: "locket", the default, or "consul".
+	Backend lockclient.Kind `yaml:"backend"`
 }
 
 // ConvergenceConfig is the section about comparing what is desired with what is.
@@ -121,6 +129,17 @@ func (c *WriterConfig) SetDefaults() {
 // SetDefaults fills what the file may leave out.
 func (c *WatchConfig) SetDefaults() {
 	*c = WatchConfig{MemoryMB: 64, MinAge: time.Hour, MinEvents: 1_000_000, PruneInterval: time.Minute, Bookmark: 5 * time.Second}
+}
+
+// Validate checks what no section can check alone.
+func (c *Config) Validate() error { return c.CheckStores(c.Lock.Backend, c.Presences.Backend) }
+
+// Validate returns all problems of the section.
+func (c *PresencesConfig) Validate() error {
+	if err := c.Backend.Validate(); err != nil {
+		return config.Invalid("backend", "%v", err)
+	}
+	return nil
 }
 
 // Validate returns all problems of the section.

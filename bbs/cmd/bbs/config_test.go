@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,9 +23,11 @@ grpc: {tls: {ca: ` + tls.CA + `, certificate: ` + tls.Certificate + `, key: ` + 
 database: {connection_string: "host=/nowhere"}
 locket: {addresses: ["127.0.0.1:1"]}
 auctioneer: {addresses: ["127.0.0.1:2"]}
-lock: {owner: bbs-1}
 encryption: {active_key: a, keys: [{label: a, file: /keys/a}]}
 ` + more
+	if !strings.Contains(more, "lock:") {
+		text += "\nlock: {owner: bbs-1}\n"
+	}
 	file := filepath.Join(t.TempDir(), "bbs.yml")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	return config.Load[Config]([]string{"-config", file})
@@ -46,6 +49,14 @@ func TestConfigDefaults(t *testing.T) {
 	require.Equal(t, 5*time.Second, cfg.Lock.TTL)
 }
 
+func TestConfigWantsTheStoresThatItChooses(t *testing.T) {
+	t.Parallel()
+	for _, section := range []string{"presences: {backend: consul}", "lock: {owner: bbs-1, backend: consul}"} {
+		_, err := load(t, section)
+		require.ErrorContains(t, err, "consul: is missing", section)
+	}
+}
+
 func TestConfigNamesAllProblems(t *testing.T) {
 	t.Parallel()
 	_, err := load(t, `
@@ -53,9 +64,10 @@ convergence: {interval: 0s, brake_share: 2}
 tasks: {max_retries: 0}
 writer: {max_bach: 3}
 watch: {bookmark: 1m}
+presences: {backend: etcd}
 `)
 	require.Error(t, err)
-	for _, want := range []string{"interval", "brake_share", "max_bach", "max_retries", "bookmark"} {
+	for _, want := range []string{"interval", "brake_share", "max_bach", "max_retries", "bookmark", "backend"} {
 		require.ErrorContains(t, err, want)
 	}
 }

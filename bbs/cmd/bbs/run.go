@@ -50,11 +50,16 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer pool.Close()
-	locket, err := dial(cfg.Locket, source, mtls.RoleLocket, "locket.v1", tel)
+	stores := lockclient.NewStores(cfg.StoresConfig, source, tel)
+	defer func() { _ = stores.Close() }()
+	locks, err := stores.Open(cfg.Lock.Backend)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = locket.Close() }()
+	presences, err := stores.Open(cfg.Presences.Backend)
+	if err != nil {
+		return err
+	}
 	auctioneer, err := dial(cfg.Auctioneer, source, mtls.RoleAuctioneer, "auctioneer.v1", tel)
 	if err != nil {
 		return err
@@ -71,9 +76,8 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	backend := lockclient.NewLocket(locket)
 	registry := cells.NewRegistry(cells.Config{
-		Backend: backend, Listener: &listener{of: func() *effect.Effects { return effects }}, Log: tel.Log, Metrics: tel.Registry,
+		Backend: presences, Listener: &listener{of: func() *effect.Effects { return effects }}, Log: tel.Log, Metrics: tel.Registry,
 		Dial: func(cellID, address string) (*grpc.ClientConn, error) {
 			return grpcclient.Dial(grpcclient.Config{Addresses: []string{address}}, grpcclient.Options{
 				Source: source, Server: mtls.Peer{Role: mtls.RoleCell, Name: cellID}, Telemetry: tel,
@@ -92,7 +96,7 @@ func run(ctx context.Context, args []string) error {
 	server.SetServing(healthService, false)
 	observe(tel, st, effects)
 
-	m := master{cfg: cfg, tel: tel, pool: pool, store: st, effects: effects, server: server, backend: backend}
+	m := master{cfg: cfg, tel: tel, pool: pool, store: st, effects: effects, server: server, backend: locks}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return tel.Run(ctx) })
 	g.Go(func() error { return source.Run(ctx) })

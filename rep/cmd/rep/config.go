@@ -6,6 +6,7 @@ import (
 
 	"diego.internal/executor"
 	"diego.internal/executor/garden/containerd"
+	"diego.internal/locket/lockclient"
 	"diego.internal/rep/internal/cell"
 	"diego.internal/servicekit/grpcclient"
 	"diego.internal/servicekit/grpcserver"
@@ -20,9 +21,10 @@ type Config struct {
 	Cell cell.Description `yaml:"cell"`
 	// GRPC is the API of the cell. Its certificate must name this cell.
 	GRPC grpcserver.Config `yaml:"grpc"`
-	// BBS and Locket are where to report and where to be present.
-	BBS    grpcclient.Config `yaml:"bbs"`
-	Locket grpcclient.Config `yaml:"locket"`
+	// BBS are the addresses of all BBSs; the active one is found among them.
+	BBS grpcclient.Config `yaml:"bbs"`
+	// StoresConfig says where the cell is present: the section locket, or consul.
+	lockclient.StoresConfig `yaml:",inline"`
 	// Presence says how long the cell counts as present after its last sign of life.
 	Presence cell.PresenceConfig `yaml:"presence"`
 	// Reconcile times the rounds that compare containers with records.
@@ -35,7 +37,9 @@ type Config struct {
 }
 
 // Validate checks what no section can check alone.
-func (c *Config) Validate() error {
+func (c *Config) Validate() error { return errors.Join(c.CheckStores(c.Presence.Backend), c.checkAddress()) }
+
+func (c *Config) checkAddress() error {
 	if c.Cell.Address != "" {
 		return nil
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"diego.internal/locket/lockclient"
 	"diego.internal/servicekit/config"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/mtls/mtlstest"
@@ -63,6 +64,21 @@ func TestConfigNamesEveryMistake(t *testing.T) {
 	for _, want := range []string{"id:", "zone", "index", "max_starting", "address", "state_dir", "grace_time", "ttl", "interval", "width", "timeout"} {
 		require.ErrorContains(t, err, want)
 	}
+}
+
+// TestConfigChoosesTheStoreOfThePresence takes either store, and wants to be told where it is.
+func TestConfigChoosesTheStoreOfThePresence(t *testing.T) {
+	t.Parallel()
+	_, err := load(t, whole+"presence: {backend: consul}\n")
+	require.ErrorContains(t, err, "consul: is missing")
+	_, err = load(t, whole+"presence: {backend: etcd}\n")
+	require.ErrorContains(t, err, "backend")
+	_, err = load(t, strings.Replace(whole, "locket: {addresses: [\"127.0.0.1:8891\"]}\n", "", 1))
+	require.ErrorContains(t, err, "locket: is missing")
+	cfg, err := load(t, strings.Replace(whole, "locket: {addresses: [\"127.0.0.1:8891\"]}\n",
+		"consul: {address: \"https://127.0.0.1:8501\", tls: {ca: $ca, certificate: $certificate, key: $key}}\npresence: {backend: consul}\n", 1))
+	require.NoError(t, err)
+	require.Equal(t, lockclient.KindConsul, cfg.Presence.Backend)
 }
 
 // TestConfigWantsAnAddressThatOthersCanReach refuses to publish 0.0.0.0.

@@ -15,6 +15,7 @@ import (
 
 	"diego.internal/executor"
 	"diego.internal/executor/garden/containerd"
+	"diego.internal/locket/lockclient"
 	"diego.internal/rep/internal/cell"
 	"diego.internal/servicekit/config"
 	"diego.internal/servicekit/grpcclient"
@@ -53,14 +54,15 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("dialling the bbs: %w", err)
 	}
 	defer func() { _ = bbs.Close() }()
-	locket, err := grpcclient.Dial(cfg.Locket, grpcclient.Options{Source: source, Server: mtls.Peer{Role: mtls.RoleLocket}, HealthService: "locket.v1", Telemetry: tel})
+	stores := lockclient.NewStores(cfg.StoresConfig, source, tel)
+	defer func() { _ = stores.Close() }()
+	claims, err := stores.Open(cfg.Presence.Backend)
 	if err != nil {
-		return fmt.Errorf("dialling locket: %w", err)
+		return err
 	}
-	defer func() { _ = locket.Close() }()
 
 	self, err := cell.New(ctx, cell.Config{
-		Description: cfg.Cell, Source: source, Listen: cfg.GRPC.Listen, BBS: bbs, Locket: locket,
+		Description: cfg.Cell, Source: source, Listen: cfg.GRPC.Listen, BBS: bbs, Claims: claims,
 		Engine: engine, Preloaded: slices.Collect(maps.Keys(cfg.Garden.RootFS)), Executor: cfg.Executor,
 		Presence: cfg.Presence, Reconcile: cfg.Reconcile, Evacuation: cfg.Evacuation, Telemetry: tel,
 	})

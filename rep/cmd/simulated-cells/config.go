@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"diego.internal/executor"
+	"diego.internal/locket/lockclient"
 	"diego.internal/rep/internal/cell"
 	"diego.internal/servicekit/grpcclient"
 	"diego.internal/servicekit/mtls"
@@ -26,9 +27,10 @@ type Config struct {
 	Cells CellsConfig `yaml:"cells"`
 	// Certificates says where their certificates are.
 	Certificates CertificatesConfig `yaml:"certificates"`
-	// BBS and Locket are where to report and where to be present.
-	BBS    grpcclient.Config `yaml:"bbs"`
-	Locket grpcclient.Config `yaml:"locket"`
+	// BBS are the addresses of all BBSs; the active one is found among them.
+	BBS grpcclient.Config `yaml:"bbs"`
+	// StoresConfig says where the cells are present: the section locket, or consul.
+	lockclient.StoresConfig `yaml:",inline"`
 	// Presence, Reconcile and Evacuation are those of a rep.
 	Presence   cell.PresenceConfig   `yaml:"presence"`
 	Reconcile  cell.ReconcileConfig  `yaml:"reconcile"`
@@ -42,10 +44,11 @@ type Config struct {
 
 // Validate checks what no section can check alone.
 func (c *Config) Validate() error {
+	problems := []error{c.CheckStores(c.Presence.Backend)}
 	if c.Executor.MemoryMB != 0 || c.Executor.DiskMB != 0 {
-		return errors.New("executor: memory_mb and disk_mb belong in the section cells")
+		problems = append(problems, errors.New("executor: memory_mb and disk_mb belong in the section cells"))
 	}
-	return nil
+	return errors.Join(problems...)
 }
 
 // CellsConfig is the section cells.

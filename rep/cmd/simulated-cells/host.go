@@ -16,6 +16,7 @@ import (
 
 	"diego.internal/executor/garden"
 	"diego.internal/executor/garden/simulated"
+	"diego.internal/locket/lockclient"
 	"diego.internal/rep/internal/cell"
 	"diego.internal/servicekit/grpcclient"
 	"diego.internal/servicekit/mtls"
@@ -68,13 +69,14 @@ func (h *host) keep(ctx context.Context, description cell.Description) error {
 		return err
 	}
 	defer func() { _ = bbs.Close() }()
-	locket, err := dial(h.cfg.Locket, source, tel, mtls.RoleLocket, "locket.v1")
+	stores := lockclient.NewStores(h.cfg.StoresConfig, source, tel)
+	defer func() { _ = stores.Close() }()
+	claims, err := stores.Open(h.cfg.Presence.Backend)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = locket.Close() }()
 	for {
-		err := h.once(ctx, cell.Config{Description: description, Source: source, BBS: bbs, Locket: locket, Telemetry: tel})
+		err := h.once(ctx, cell.Config{Description: description, Source: source, BBS: bbs, Claims: claims, Telemetry: tel})
 		if !errors.Is(err, cell.ErrEvacuated) {
 			return err
 		}

@@ -43,8 +43,10 @@ type Config struct {
 	Source *mtls.Source
 	// Listen is host:port of the API; port 0 lets the system choose.
 	Listen string
-	// BBS and Locket are connections under the cell's certificate.
-	BBS, Locket grpc.ClientConnInterface
+	// BBS is a connection under the cell's certificate.
+	BBS grpc.ClientConnInterface
+	// Claims is where the cell is present, the store of Presence.Backend under the cell's certificate.
+	Claims lockclient.Backend
 	// Engine runs the containers, Preloaded are the root filesystems that it has.
 	Engine    garden.Client
 	Preloaded []string
@@ -119,7 +121,7 @@ func (c *Cell) assemble(rounds prometheus.Observer) {
 	c.evacuator.Abandon = c.reconciler.Abandon
 	c.registration = lockclient.NewPresence(lockclient.PresenceConfig{
 		Key: c.self.ID, Owner: c.self.ID, TTL: cfg.Presence.TTL, Incarnation: time.Now().UnixNano(),
-		Value: presenceValue(c.self, c.exec), Backend: lockclient.NewLocket(cfg.Locket), Log: c.log,
+		Value: presenceValue(c.self, c.exec), Backend: cfg.Claims, Log: c.log,
 	})
 }
 

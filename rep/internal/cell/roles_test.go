@@ -17,6 +17,7 @@ import (
 
 	"diego.internal/executor"
 	"diego.internal/executor/garden/simulated"
+	"diego.internal/locket/lockclient"
 	repv1 "diego.internal/proto/rep/v1"
 	"diego.internal/servicekit/fault"
 	"diego.internal/servicekit/grpcclient"
@@ -106,7 +107,7 @@ func serveCell(t *testing.T, authority *mtlstest.Authority) string {
 	away, err := grpcclient.Dial(grpcclient.Config{Addresses: []string{"127.0.0.1:1"}}, grpcclient.Options{Source: source, Server: mtls.Peer{Role: mtls.RoleBBS}})
 	require.NoError(t, err)
 	cfg := Config{
-		Description: Description{ID: "cell-1", Zone: "z1"}, Source: source, Listen: "127.0.0.1:0", BBS: away, Locket: away,
+		Description: Description{ID: "cell-1", Zone: "z1"}, Source: source, Listen: "127.0.0.1:0", BBS: away, Claims: lockclient.NewLocket(away),
 		Engine: simulated.New(simulated.Config{}), Preloaded: []string{"cflinuxfs4"}, Executor: executor.Config{StateDir: t.TempDir()}, Telemetry: telemetry.Discard(),
 	}
 	cfg.Presence.SetDefaults()

@@ -6,6 +6,8 @@ import (
 	"net"
 	"regexp"
 	"time"
+
+	"diego.internal/locket/lockclient"
 )
 
 // Description says who a cell is. It is a section of configuration files.
@@ -53,17 +55,23 @@ func (c *Description) Validate() error {
 type PresenceConfig struct {
 	// TTL from 3 s to 300 s. Default 5 s.
 	TTL time.Duration `yaml:"ttl"`
+	// Backend is the store of the presence, "locket" or "consul", the one in which the BBS looks. Default "locket".
+	Backend lockclient.Kind `yaml:"backend"`
 }
 
 // SetDefaults fills what the file may leave out.
 func (c *PresenceConfig) SetDefaults() { c.TTL = 5 * time.Second }
 
-// Validate checks the range.
+// Validate checks the range and the store.
 func (c *PresenceConfig) Validate() error {
+	var problems []error
 	if c.TTL < 3*time.Second || c.TTL > 300*time.Second {
-		return fmt.Errorf("ttl: must be from 3 s to 300 s, is %v", c.TTL)
+		problems = append(problems, fmt.Errorf("ttl: must be from 3 s to 300 s, is %v", c.TTL))
 	}
-	return nil
+	if err := c.Backend.Validate(); err != nil {
+		problems = append(problems, fmt.Errorf("backend: %w", err))
+	}
+	return errors.Join(problems...)
 }
 
 // ReconcileConfig is the section reconcile.

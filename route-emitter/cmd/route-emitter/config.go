@@ -22,9 +22,10 @@ type Config struct {
 	BBS    grpcclient.Config `yaml:"bbs"`
 	NATS   NATSConfig        `yaml:"nats"`
 	TLS    mtls.Config       `yaml:"tls"` // towards the BBS, NATS and locket
-	// Locket and Lock are for global mode only.
-	Locket *grpcclient.Config `yaml:"locket"`
-	Lock   LockConfig         `yaml:"lock"`
+	// StoresConfig, the sections locket and consul, and Lock are for global mode only.
+	lockclient.StoresConfig `yaml:",inline"`
+
+	Lock LockConfig `yaml:"lock"`
 
 	// SyncInterval is how often the table is replaced by a snapshot of the BBS, as a safeguard; default 60s.
 	SyncInterval time.Duration `yaml:"sync_interval"`
@@ -49,6 +50,9 @@ type Config struct {
 	// times. A count of 0 repeats none.
 	UnregistrationInterval  time.Duration `yaml:"unregistration_interval"`
 	UnregistrationSendCount int           `yaml:"unregistration_send_count"`
+	// HandOver is how long an evacuated instance stays registered after its replacement became routable, so that routers
+	// have heard of that first. It must be shorter than the drain of the cells; default 1s.
+	HandOver time.Duration `yaml:"hand_over"`
 }
 
 // NATSConfig says where registrations go.
@@ -60,6 +64,8 @@ type NATSConfig struct {
 type LockConfig struct {
 	Owner string        `yaml:"owner"` // names this emitter among its peers; required in global mode
 	TTL   time.Duration `yaml:"ttl"`   // how long the lock outlives its holder; default 15s
+	// Backend is the store of the lock, "locket" or "consul"; default "locket". All emitters choose the same.
+	Backend lockclient.Kind `yaml:"backend"`
 }
 
 // SetDefaults fills what the file may leave out.
@@ -67,6 +73,7 @@ func (c *Config) SetDefaults() {
 	c.SyncInterval, c.CommunicationTimeout, c.StreamSilence = time.Minute, 30*time.Second, 30*time.Second
 	c.EmissionInterval, c.JitterFactor = 20*time.Second, 0.2
 	c.UnregistrationInterval, c.UnregistrationSendCount = 30*time.Second, 20
+	c.HandOver = time.Second
 	c.Lock.TTL = 15 * time.Second
 }
 
@@ -92,6 +99,9 @@ func (c *Config) Validate() error {
 	if !(c.JitterFactor > 0 && c.JitterFactor <= 1) { // refuses NaN too
 		problems = append(problems, config.Invalid("jitter_factor", "must be more than 0 and at most 1, is %v", c.JitterFactor))
 	}
+	if c.HandOver < 0 || c.HandOver > time.Minute {
+		problems = append(problems, config.Invalid("hand_over", "must be from 0 to 1m, is %v", c.HandOver))
+	}
 	if c.UnregistrationSendCount < 0 {
 		problems = append(problems, config.Invalid("unregistration_send_count", "must not be negative, is %d", c.UnregistrationSendCount))
 	}
@@ -102,15 +112,15 @@ func (c *Config) Validate() error {
 func (c *Config) validateMode() []error {
 	var problems []error
 	if c.CellID != "" {
-		if c.Locket != nil || c.Lock.Owner != "" {
-			problems = append(problems, config.Invalid("cell_id", "excludes locket and lock: an emitter of a cell takes no lock"))
+		if c.Locket != nil || c.Consul != nil || c.Lock.Owner != "" {
+			problems = append(problems, config.Invalid("cell_id", "excludes locket, consul and lock: an emitter of a cell takes no lock"))
 		}
 		return problems
 	}
-	if c.Locket == nil {
-		problems = append(problems, config.Invalid("locket", "is required without cell_id"))
+	if err := c.CheckStores(c.Lock.Backend); err != nil {
+		problems = append(problems, err)
 	}
-	lock := lockclient.Config{Owner: c.Lock.Owner, TTL: c.Lock.TTL}
+	lock := lockclient.Config{Owner: c.Lock.Owner, TTL: c.Lock.TTL, Backend: c.Lock.Backend}
 	if err := lock.Validate(); err != nil {
 		problems = append(problems, config.Invalid("lock", "%v", err))
 	}

@@ -59,12 +59,13 @@ func run(ctx context.Context, args []string) error {
 	if cfg.CellID != "" {
 		g.Go(func() error { return work(ctx) })
 	} else {
-		locket, err := grpcclient.Dial(*cfg.Locket, grpcclient.Options{Source: source, Server: mtls.Peer{Role: mtls.RoleLocket}, HealthService: "locket.v1", Telemetry: tel})
+		stores := lockclient.NewStores(cfg.StoresConfig, source, tel)
+		defer func() { _ = stores.Close() }()
+		claims, err := stores.Open(cfg.Lock.Backend)
 		if err != nil {
-			return fmt.Errorf("dialing locket: %w", err)
+			return err //nolint:wrapcheck // says what was opened
 		}
-		defer func() { _ = locket.Close() }()
-		g.Go(func() error { return whileLocked(ctx, lockConfig(cfg, lockclient.NewLocket(locket), tel.Log), work) })
+		g.Go(func() error { return whileLocked(ctx, lockConfig(cfg, claims, tel.Log), work) })
 	}
 	tel.Started(slog.String("cell_id", cfg.CellID)) //nolint:contextcheck // one log line
 	return g.Wait()                                 //nolint:wrapcheck // wrapped by each part
@@ -92,7 +93,7 @@ func wire(cfg Config, source *mtls.Source, bbs grpc.ClientConnInterface, tel *te
 		Addresses: cfg.NATS.Addresses, TLS: source.ClientConfig(mtls.Peer{Role: mtls.RoleNATS}),
 		Messages: func() []routetable.Message { return watcher.Messages() },
 		Seed:     seed, DefaultInterval: cfg.EmissionInterval, JitterFactor: cfg.JitterFactor,
-		RepeatInterval: cfg.UnregistrationInterval, RepeatTimes: cfg.UnregistrationSendCount,
+		RepeatInterval: cfg.UnregistrationInterval, RepeatTimes: cfg.UnregistrationSendCount, HandOver: cfg.HandOver,
 		Internal: cfg.EnableInternalEmitter, Log: tel.Log, Metrics: tel.Registry,
 	})
 	watcher = watch.New(watch.Config{

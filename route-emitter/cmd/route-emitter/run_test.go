@@ -166,7 +166,8 @@ func TestConfigIsRefused(t *testing.T) {
 	files := mtlstest.NewAuthority(t).Issue(mtls.Identity{Role: mtls.RoleRouteEmitter, Name: "c"})
 	base := fmt.Sprintf("tls: {ca: %s, certificate: %s, key: %s}\nbbs: {addresses: [127.0.0.1:1]}\n", files.CA, files.Certificate, files.Key)
 	local := base + "nats: {addresses: [127.0.0.1:4222]}\ncell_id: c\n"
-	global := base + "nats: {addresses: [127.0.0.1:4222]}\nlocket: {addresses: [127.0.0.1:2]}\nlock: {owner: one}\n"
+	global := base + "nats: {addresses: [127.0.0.1:4222]}\nlocket: {addresses: [127.0.0.1:2]}\nlock:\n  owner: one\n"
+	consul := fmt.Sprintf("consul: {address: \"https://127.0.0.1:3\", tls: {ca: %s, certificate: %s, key: %s}}\n", files.CA, files.Certificate, files.Key)
 	tests := map[string]struct{ text, want string }{
 		"no nats":                          {base + "cell_id: c\n", "addresses"},
 		"an unknown key":                   {local + "sync_intervall: 1s\n", "sync_intervall"},
@@ -175,7 +176,10 @@ func TestConfigIsRefused(t *testing.T) {
 		"no sync interval":                 {local + "sync_interval: 0s\n", "sync_interval"},
 		"a silence shorter than bookmarks": {local + "stream_silence: 10s\n", "stream_silence"},
 		"a negative count":                 {local + "unregistration_send_count: -1\n", "unregistration_send_count"},
-		"a lock in local mode":             {local + "lock: {owner: x}\n", "excludes locket and lock"},
+		"a lock in local mode":             {local + "lock: {owner: x}\n", "excludes locket, consul and lock"},
+		"consul in local mode":             {local + consul, "excludes locket, consul and lock"},
+		"consul chosen and not there":      {global + "  backend: consul\n", "consul: is missing"},
+		"a store that does not exist":      {global + "  backend: etcd\n", "backend"},
 		"no locket in global mode":         {base + "nats: {addresses: [127.0.0.1:4222]}\nlock: {owner: one}\n", "locket"},
 		"no owner in global mode":          {base + "nats: {addresses: [127.0.0.1:4222]}\nlocket: {addresses: [127.0.0.1:2]}\n", "owner"},
 	}
@@ -186,7 +190,8 @@ func TestConfigIsRefused(t *testing.T) {
 			require.ErrorContains(t, err, tc.want)
 		})
 	}
-	for name, text := range map[string]string{"local": local, "global": global} {
+	inConsul := base + consul + "nats: {addresses: [127.0.0.1:4222]}\nlock: {owner: one, backend: consul}\n"
+	for name, text := range map[string]string{"local": local, "global": global, "global, with the lock in consul": inConsul} {
 		cfg, err := config.Load[Config]([]string{"-config", write(t, text)})
 		require.NoError(t, err, name)
 		require.Equal(t, 15*time.Second, cfg.Lock.TTL, name)
