@@ -25,12 +25,15 @@ type Progress struct {
 
 // Config of an Evacuator.
 type Config struct {
-	// Timeout bounds the whole evacuation. Default 600 s.
+	// Timeout bounds the evacuation, once the BBS has been told of all instances. Default 600 s.
 	Timeout time.Duration
 	// Poll is how often the containers are counted.
 	Poll time.Duration
 	// List returns the containers that are left.
 	List func() []executor.Container
+	// Untold counts the instances of which the BBS does not know yet that they are to be replaced. While there are any the
+	// evacuation does not end, whatever its timeout: nobody would start them elsewhere.
+	Untold func() int
 	// Abandon ends what is left when the time is over and returns how many instances were stranded.
 	Abandon func(ctx context.Context) (int, error)
 	Log     *slog.Logger
@@ -114,7 +117,7 @@ func (e *Evacuator) Run(ctx context.Context) error {
 	defer expired.Stop()
 	ticker := time.NewTicker(e.Poll)
 	defer ticker.Stop()
-	last := -1
+	last, over, warned := -1, false, false
 	for {
 		p := e.Progress()
 		left := p.LRPs + p.Tasks
@@ -132,7 +135,18 @@ func (e *Evacuator) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		case <-expired.C:
+			over = true
+		}
+		if !over {
+			continue
+		}
+		untold := e.Untold()
+		if untold == 0 {
 			return e.giveUp(ctx)
+		}
+		if !warned {
+			e.Log.ErrorContext(ctx, "evacuation-overdue", "instances_unknown_to_the_bbs", untold)
+			warned = true
 		}
 	}
 }

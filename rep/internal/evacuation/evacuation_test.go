@@ -21,6 +21,19 @@ type cell struct {
 	containers []executor.Container // guarded by mu
 	abandoned  bool                 // guarded by mu
 	abandonErr error                // guarded by mu
+	untold     int                  // guarded by mu
+}
+
+func (c *cell) unknown() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.untold
+}
+
+func (c *cell) know(untold int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.untold = untold
 }
 
 func (c *cell) list() []executor.Container {
@@ -68,7 +81,7 @@ func inBubble(t *testing.T, test func(t *testing.T, c *cell, e *Evacuator, stop 
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := &cell{}
-		e := New(Config{Timeout: 10 * time.Minute, Poll: time.Second, List: c.list, Abandon: c.abandon, Log: slog.New(slog.DiscardHandler)})
+		e := New(Config{Timeout: 10 * time.Minute, Poll: time.Second, List: c.list, Untold: c.unknown, Abandon: c.abandon, Log: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- e.Run(ctx) }()
@@ -167,6 +180,23 @@ func TestEvacuatorGivesUp(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestEvacuatorWaitsUntilTheBBSKnows(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, c *cell, e *Evacuator, stop func() error) {
+		t.Helper()
+		c.hold(2, 1)
+		c.know(2)
+		e.Begin()
+		elapse(time.Hour)
+		require.False(t, c.wasAbandoned(), "nobody would start these instances elsewhere")
+		c.know(0)
+		elapse(2 * time.Second)
+		require.True(t, c.wasAbandoned())
+		require.True(t, e.Progress().Done)
+		require.NoError(t, stop())
+	})
 }
 
 func TestEvacuatorThatIsCutOffLeavesEverything(t *testing.T) {

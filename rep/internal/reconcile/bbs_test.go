@@ -54,6 +54,8 @@ type fakeBBS struct {
 	bbsv1.ActualLRPsClient
 
 	answers
+	// events is what a watch of the records of the cell yields; nil yields nothing until the watcher leaves.
+	events chan *bbsv1.WatchResponse
 
 	mu      sync.Mutex
 	lrps    []*workloadv1.ActualLRP // guarded by mu
@@ -71,7 +73,7 @@ type call struct {
 }
 
 func (f *fakeBBS) clients() BBS {
-	return BBS{Tasks: f, TaskCell: f, ActualLRPs: f, Cell: f, Evacuation: f}
+	return BBS{Tasks: f, TaskCell: f, ActualLRPs: f, Cell: f, Evacuation: f, Watch: f}
 }
 
 // took returns the names of the calls so far, in their order, and forgets them.
@@ -112,6 +114,27 @@ func ask[Q proto.Message, A any](f *fakeBBS, name string, request Q, answer func
 		return new(A), nil
 	}
 	return answer(request)
+}
+
+func (f *fakeBBS) Watch(ctx context.Context, _ *bbsv1.WatchRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[bbsv1.WatchResponse], error) {
+	return &eventStream{ctx: ctx, events: f.events}, nil
+}
+
+// eventStream yields what a test puts into events.
+type eventStream struct {
+	grpc.ClientStream
+
+	ctx    context.Context //nolint:containedctx // as in a stream of grpc
+	events chan *bbsv1.WatchResponse
+}
+
+func (s *eventStream) Recv() (*bbsv1.WatchResponse, error) {
+	select {
+	case message := <-s.events:
+		return message, nil
+	case <-s.ctx.Done():
+		return nil, s.ctx.Err()
+	}
 }
 
 // refuse makes a function field that always answers with an error.

@@ -14,29 +14,42 @@ import (
 	"diego.internal/rep/internal/translate"
 )
 
-// announced remembers of which containers the replacement was already announced in their log.
-type announced struct {
-	mu    *sync.Mutex
-	guids map[string]bool // guarded by mu
+// replacements remembers for which containers a replacement was asked for, and for which the BBS has heard it. It is safe for
+// concurrent use.
+type replacements struct {
+	mu    sync.Mutex
+	heard map[string]bool // by guid of those asked for; guarded by mu
 }
 
-func newAnnounced() announced { return announced{mu: &sync.Mutex{}, guids: map[string]bool{}} }
+func newReplacements() *replacements { return &replacements{heard: map[string]bool{}} }
 
-// first says whether it is called for this container for the first time.
-func (a announced) first(guid string) bool {
+// ask says whether it is called for this container for the first time.
+func (a *replacements) ask(guid string) (first bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.guids[guid] {
+	if _, asked := a.heard[guid]; asked {
 		return false
 	}
-	a.guids[guid] = true
+	a.heard[guid] = false
 	return true
 }
 
-func (a announced) forget(guid string) {
+func (a *replacements) acknowledge(guid string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	delete(a.guids, guid)
+	a.heard[guid] = true
+}
+
+func (a *replacements) acknowledged(guid string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.heard[guid]
+}
+
+func (a *replacements) forget(guid string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.heard, guid)
 }
 
 // evacuateLRP settles one container of an LRP while the cell is being emptied. Without an answer running and claimed
@@ -72,7 +85,8 @@ func (r *Reconciler) deleteAfter(ctx context.Context, c executor.Container, err 
 }
 
 func (r *Reconciler) evacuateRunning(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey) error {
-	if r.requested.first(c.GUID) {
+	if r.replacements.ask(c.GUID) {
+		r.Executor.Announce(c.GUID, fmt.Sprintf("Cell %s requesting replacement for instance %s", r.CellID, instance.GetInstanceGuid()))
 		r.Log.InfoContext(ctx, "requesting-replacement", "process_guid", key.GetProcessGuid(), "index", key.GetIndex(), "instance_guid", instance.GetInstanceGuid())
 	}
 	running := translate.RunningOf(c, r.Zone)
@@ -83,6 +97,7 @@ func (r *Reconciler) evacuateRunning(ctx context.Context, c executor.Container, 
 	if err != nil {
 		return fmt.Errorf("evacuating instance %q: %w", instance.GetInstanceGuid(), err)
 	}
+	r.replacements.acknowledge(c.GUID)
 	if answer.GetKeepContainer() {
 		return nil
 	}
@@ -99,6 +114,7 @@ func (r *Reconciler) Abandon(ctx context.Context) (stranded int, err error) {
 	for _, c := range r.Executor.ListContainers() {
 		if c.Tags[translate.TagLifecycle] == translate.LifecycleLRP && c.State == executor.StateRunning {
 			stranded++
+			r.Executor.Announce(c.GUID, fmt.Sprintf("Cell %s reached evacuation timeout for instance %s", r.CellID, c.Tags[translate.TagInstanceGUID]))
 		}
 		group.Go(func() error {
 			if err := r.abandon(ctx, c); err != nil {

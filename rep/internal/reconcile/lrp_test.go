@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
@@ -309,6 +310,46 @@ func TestReconcilerEvacuatesLRPs(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A round comes every 10 seconds at most; the BBS's word comes at once.
+func TestReconcilerLetsGoWhenTheReplacementServes(t *testing.T) {
+	t.Parallel()
+	inCell(t, func(b *testbed) {
+		t := b.t
+		b.bbs.events = make(chan *bbsv1.WatchResponse)
+		b.reserveLRP()
+		b.bring(testInstance, running)
+		b.bbs.evacuateRunning = func(*bbsv1.EvacuateRunningActualLRPRequest) (*bbsv1.EvacuateRunningActualLRPResponse, error) {
+			return &bbsv1.EvacuateRunningActualLRPResponse{KeepContainer: true}, nil
+		}
+		b.bbs.set([]*workloadv1.ActualLRP{{Key: testKey(), InstanceKey: testInstanceKey(), State: workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING}}, nil, nil)
+		stop := b.run()
+		defer stop()
+		require.Equal(t, 1, b.r.Untold(), "nobody was asked yet")
+		b.evacuate()
+		synctest.Wait()
+		require.Equal(t, "running", b.stateOf(testInstance))
+		require.Zero(t, b.r.Untold())
+		b.bbs.events <- &bbsv1.WatchResponse{} // the watch begins, and with it a round
+		synctest.Wait()
+
+		b.bbs.evacuateRunning = nil // not to be kept
+		removed := func(presence workloadv1.Presence, cell string) *bbsv1.WatchResponse {
+			return &bbsv1.WatchResponse{Message: &bbsv1.WatchResponse_Changes_{Changes: &bbsv1.WatchResponse_Changes{Events: []*bbsv1.Event{{
+				Event: &bbsv1.Event_ActualLrpInstanceRemoved{ActualLrpInstanceRemoved: &bbsv1.ActualLRPInstanceRemoved{ActualLrp: &workloadv1.ActualLRP{
+					Key: testKey(), InstanceKey: &workloadv1.ActualLRPInstanceKey{InstanceGuid: testInstance, CellId: cell}, Presence: presence,
+				}}},
+			}}}}}
+		}
+		b.bbs.events <- removed(evacuating, "cell-2")
+		b.bbs.events <- removed(workloadv1.Presence_PRESENCE_ORDINARY, testCell)
+		synctest.Wait()
+		require.Equal(t, "running", b.stateOf(testInstance), "that was not about this instance")
+		b.bbs.events <- removed(evacuating, testCell)
+		synctest.Wait()
+		require.Equal(t, "deleted", b.stateOf(testInstance))
+	})
 }
 
 func TestReconcilerAbandonsWhatWasNotEvacuated(t *testing.T) {

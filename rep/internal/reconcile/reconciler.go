@@ -28,6 +28,7 @@ type BBS struct {
 	ActualLRPs bbsv1.ActualLRPsClient
 	Cell       bbsv1.ActualLRPCellClient
 	Evacuation bbsv1.EvacuationClient
+	Watch      bbsv1.WatchClient
 }
 
 // Config of a Reconciler.
@@ -63,13 +64,14 @@ type Reconciler struct {
 	// lastRound is when the last complete round ended, in Unix nanoseconds; 0 before the first.
 	lastRound atomic.Int64
 	lastError atomic.Pointer[string]
-	requested announced
+
+	replacements *replacements
 }
 
 // New makes a reconciler. It does nothing before Run.
 func New(cfg Config) *Reconciler {
 	return &Reconciler{
-		Config: cfg, queue: newQueue(cfg.Width), resync: make(chan struct{}, 1), synced: make(chan struct{}), requested: newAnnounced(),
+		Config: cfg, queue: newQueue(cfg.Width), resync: make(chan struct{}, 1), synced: make(chan struct{}), replacements: newReplacements(),
 	}
 }
 
@@ -83,6 +85,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	group.Go(func() error { return r.follow(ctx, events) })
 	group.Go(func() error {
 		r.rounds(ctx)
+		return nil
+	})
+	group.Go(func() error {
+		r.followRecords(ctx)
 		return nil
 	})
 	err := group.Wait()
@@ -242,7 +248,7 @@ func (r *Reconciler) container(ctx context.Context, c executor.Container, record
 
 func (r *Reconciler) delete(ctx context.Context, c executor.Container) error {
 	r.Deleted(c)
-	r.requested.forget(c.GUID)
+	r.replacements.forget(c.GUID)
 	if err := r.Executor.DeleteContainer(ctx, c.GUID); err != nil && !errors.Is(err, executor.ErrContainerNotFound) {
 		return fmt.Errorf("deleting container %q: %w", c.GUID, err)
 	}
