@@ -2,23 +2,23 @@ package store
 
 import (
 	"context"
-	"embed"
-	"fmt"
-	"io/fs"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"diego.internal/servicekit/postgres"
+	"diego.internal/bbs/internal/schema"
 )
 
-//go:embed migrations/*.sql
-var migrations embed.FS
-
-// Migrate brings the tables to the version of this program. It waits for another BBS that migrates.
+// Migrate brings the tables to the version of this program, for those who need no more than tables:
+// tests and measurements. A BBS uses package schema, which asks for proof that it may.
 func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
-	files, err := fs.Sub(migrations, "migrations")
+	steps, err := schema.Steps()
 	if err != nil {
-		return fmt.Errorf("opening the migrations: %w", err)
+		return err
 	}
-	return postgres.Migrate(ctx, pool, files, "bbs_schema_version")
+	migrator, err := schema.New(schema.Config{Pool: pool, Steps: steps})
+	if err != nil {
+		return err
+	}
+	_, err = migrator.Run(ctx)
+	return err
 }

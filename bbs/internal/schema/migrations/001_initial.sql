@@ -153,9 +153,3 @@ create table quarantine (
     found_at timestamptz not null,
     primary key (table_name, key)
 );
-
----- create above / drop below ----
-
-drop table quarantine, batch_log, task_definitions, tasks, actual_lrps, lrp_definitions, healthy_definitions, desired_lrps, domains;
-drop function bbs_advance(bigint, bigint);
-drop table bbs_state;
