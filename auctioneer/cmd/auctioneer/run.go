@@ -75,7 +75,9 @@ func run(ctx context.Context, args []string) error {
 	defer l.fleet.Close()
 	tel.AddReadiness("cells", func() (any, error) { return l.fleet.Summary(), nil })
 	auctioneerv1.RegisterAuctionsServer(server.GRPC(), api.NewAuctions(l.queue, master.held))
-	auctioneerv1.RegisterExplanationsServer(server.GRPC(), api.NewExplanations(l.history, l.fleet, l.options(), master.held))
+	auctioneerv1.RegisterExplanationsServer(server.GRPC(), api.NewExplanations(api.ExplanationsConfig{
+		History: l.history, Queue: l.queue, Fleet: l.fleet, Options: l.options(), Active: master.held,
+	}))
 	server.SetServing("", true)
 	server.SetServing(healthService, false)
 

@@ -211,6 +211,7 @@ func TestRunExplains(t *testing.T) {
 			sum += part
 		}
 		require.InDelta(t, v.GetScore(), sum, 1e-9)
+		require.Equal(t, map[string]int32{"z0": 2, "z1": 1}[v.GetZone()], v.GetZoneInstances())
 		require.InDelta(t, 1000, v.GetScoreParts()["siblings"], 1e-9)
 	}
 	ask.GetLrp().Index = 0

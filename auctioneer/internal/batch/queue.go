@@ -163,6 +163,37 @@ func (q *Queue) Hold(w *work.Work) {
 	}
 }
 
+// Place is where a piece of work is in the queue.
+type Place string
+
+// The places.
+const (
+	// Unknown work is not asked for, or placed, or given up.
+	Unknown Place = "unknown"
+	// Waiting work is decided by the next batch.
+	Waiting Place = "waiting"
+	// Held work is tried again as starts finish or cells answer.
+	Held Place = "held"
+	// Taken work is being decided, or a cell has not answered yet to it.
+	Taken Place = "taken"
+)
+
+// Find returns where a piece of work is.
+func (q *Queue) Find(key work.Key) Place {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch {
+	case q.taken[key] != nil:
+		return Taken
+	case q.waiting[key] != nil:
+		return Waiting
+	case q.held[key] != nil:
+		return Held
+	default:
+		return Unknown
+	}
+}
+
 // Lengths returns how much waits, is held back and is being placed.
 func (q *Queue) Lengths() (waiting, held, taken int) {
 	q.mu.Lock()

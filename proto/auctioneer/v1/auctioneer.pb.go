@@ -531,7 +531,8 @@ func (*ExplainPlacementRequest_TaskGuid) isExplainPlacementRequest_Work() {}
 type ExplainPlacementResponse struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	PlacementError string                 `protobuf:"bytes,1,opt,name=placement_error,json=placementError,proto3" json:"placement_error,omitempty"`
-	// How many cells were ruled out for which reason.
+	// How many cells were ruled out for which reason: unreachable, unhealthy, busy, evacuating, rootfs, volume_drivers,
+	// placement_tags, refused, start_limit, containers, disk, memory. A cell that lacks several counts for each.
 	CellsByReason map[string]int32 `protobuf:"bytes,2,rep,name=cells_by_reason,json=cellsByReason,proto3" json:"cells_by_reason,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	Verdicts      []*CellVerdict   `protobuf:"bytes,3,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -594,11 +595,14 @@ type CellVerdict struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	CellId string                 `protobuf:"bytes,1,opt,name=cell_id,json=cellId,proto3" json:"cell_id,omitempty"`
 	Zone   string                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
-	// Empty if the cell could take it.
+	// Names of cells_by_reason, separated by ", ". Empty if the cell could take it.
 	Reason string  `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	Score  float64 `protobuf:"fixed64,4,opt,name=score,proto3" json:"score,omitempty"`
-	// The parts that add up to the score, by name.
-	ScoreParts    map[string]float64 `protobuf:"bytes,5,rep,name=score_parts,json=scoreParts,proto3" json:"score_parts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// The parts that add up to the score, by name: utilisation, starting, siblings, bin_pack, tasks.
+	ScoreParts map[string]float64 `protobuf:"bytes,5,rep,name=score_parts,json=scoreParts,proto3" json:"score_parts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// Live instances of the same process in the zone of the cell. Among the zones where a cell could take it, those with
+	// the fewest come first, then the score decides.
+	ZoneInstances int32 `protobuf:"varint,6,opt,name=zone_instances,json=zoneInstances,proto3" json:"zone_instances,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -666,6 +670,13 @@ func (x *CellVerdict) GetScoreParts() map[string]float64 {
 		return x.ScoreParts
 	}
 	return nil
+}
+
+func (x *CellVerdict) GetZoneInstances() int32 {
+	if x != nil {
+		return x.ZoneInstances
+	}
+	return 0
 }
 
 type PlanPlacementRequest struct {
@@ -741,7 +752,10 @@ type PlanPlacementResponse struct {
 	// Instances by cell id.
 	InstancesByCell map[string]int32 `protobuf:"bytes,1,rep,name=instances_by_cell,json=instancesByCell,proto3" json:"instances_by_cell,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	Unplaced        int32            `protobuf:"varint,2,opt,name=unplaced,proto3" json:"unplaced,omitempty"`
-	PlacementError  string           `protobuf:"bytes,3,opt,name=placement_error,json=placementError,proto3" json:"placement_error,omitempty"`
+	// Of the first that has no place.
+	PlacementError string `protobuf:"bytes,3,opt,name=placement_error,json=placementError,proto3" json:"placement_error,omitempty"`
+	// Instances by zone.
+	InstancesByZone map[string]int32 `protobuf:"bytes,4,rep,name=instances_by_zone,json=instancesByZone,proto3" json:"instances_by_zone,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -795,6 +809,13 @@ func (x *PlanPlacementResponse) GetPlacementError() string {
 		return x.PlacementError
 	}
 	return ""
+}
+
+func (x *PlanPlacementResponse) GetInstancesByZone() map[string]int32 {
+	if x != nil {
+		return x.InstancesByZone
+	}
+	return nil
 }
 
 type ExplainPlacementRequest_LRPInstance struct {
@@ -896,14 +917,15 @@ const file_auctioneer_v1_auctioneer_proto_rawDesc = "" +
 	"\bverdicts\x18\x03 \x03(\v2\x1a.auctioneer.v1.CellVerdictR\bverdicts\x1a@\n" +
 	"\x12CellsByReasonEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xf4\x01\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x9b\x02\n" +
 	"\vCellVerdict\x12\x17\n" +
 	"\acell_id\x18\x01 \x01(\tR\x06cellId\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05score\x18\x04 \x01(\x01R\x05score\x12K\n" +
 	"\vscore_parts\x18\x05 \x03(\v2*.auctioneer.v1.CellVerdict.ScorePartsEntryR\n" +
-	"scoreParts\x1a=\n" +
+	"scoreParts\x12%\n" +
+	"\x0ezone_instances\x18\x06 \x01(\x05R\rzoneInstances\x1a=\n" +
 	"\x0fScorePartsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xf5\x01\n" +
@@ -913,12 +935,16 @@ const file_auctioneer_v1_auctioneer_proto_rawDesc = "" +
 	"\tresources\x18\x02 \x01(\v2\x16.workload.v1.ResourcesB\x06\xbaH\x03\xc8\x01\x01R\tresources\x12F\n" +
 	"\tplacement\x18\x03 \x01(\v2 .workload.v1.PlacementConstraintB\x06\xbaH\x03\xc8\x01\x01R\tplacement\x12(\n" +
 	"\tinstances\x18\x04 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x90N(\x01R\tinstances\"\x87\x02\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x01R\tinstances\"\xb2\x03\n" +
 	"\x15PlanPlacementResponse\x12e\n" +
 	"\x11instances_by_cell\x18\x01 \x03(\v29.auctioneer.v1.PlanPlacementResponse.InstancesByCellEntryR\x0finstancesByCell\x12\x1a\n" +
 	"\bunplaced\x18\x02 \x01(\x05R\bunplaced\x12'\n" +
-	"\x0fplacement_error\x18\x03 \x01(\tR\x0eplacementError\x1aB\n" +
+	"\x0fplacement_error\x18\x03 \x01(\tR\x0eplacementError\x12e\n" +
+	"\x11instances_by_zone\x18\x04 \x03(\v29.auctioneer.v1.PlanPlacementResponse.InstancesByZoneEntryR\x0finstancesByZone\x1aB\n" +
 	"\x14InstancesByCellEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\x1aB\n" +
+	"\x14InstancesByZoneEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x012\xe3\x01\n" +
 	"\bAuctions\x12i\n" +
@@ -940,7 +966,7 @@ func file_auctioneer_v1_auctioneer_proto_rawDescGZIP() []byte {
 	return file_auctioneer_v1_auctioneer_proto_rawDescData
 }
 
-var file_auctioneer_v1_auctioneer_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_auctioneer_v1_auctioneer_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_auctioneer_v1_auctioneer_proto_goTypes = []any{
 	(*LRPStart)(nil),                            // 0: auctioneer.v1.LRPStart
 	(*TaskStart)(nil),                           // 1: auctioneer.v1.TaskStart
@@ -958,14 +984,15 @@ var file_auctioneer_v1_auctioneer_proto_goTypes = []any{
 	nil,                            // 13: auctioneer.v1.ExplainPlacementResponse.CellsByReasonEntry
 	nil,                            // 14: auctioneer.v1.CellVerdict.ScorePartsEntry
 	nil,                            // 15: auctioneer.v1.PlanPlacementResponse.InstancesByCellEntry
-	(*v1.Resources)(nil),           // 16: workload.v1.Resources
-	(*v1.PlacementConstraint)(nil), // 17: workload.v1.PlacementConstraint
+	nil,                            // 16: auctioneer.v1.PlanPlacementResponse.InstancesByZoneEntry
+	(*v1.Resources)(nil),           // 17: workload.v1.Resources
+	(*v1.PlacementConstraint)(nil), // 18: workload.v1.PlacementConstraint
 }
 var file_auctioneer_v1_auctioneer_proto_depIdxs = []int32{
-	16, // 0: auctioneer.v1.LRPStart.resources:type_name -> workload.v1.Resources
-	17, // 1: auctioneer.v1.LRPStart.placement:type_name -> workload.v1.PlacementConstraint
-	16, // 2: auctioneer.v1.TaskStart.resources:type_name -> workload.v1.Resources
-	17, // 3: auctioneer.v1.TaskStart.placement:type_name -> workload.v1.PlacementConstraint
+	17, // 0: auctioneer.v1.LRPStart.resources:type_name -> workload.v1.Resources
+	18, // 1: auctioneer.v1.LRPStart.placement:type_name -> workload.v1.PlacementConstraint
+	17, // 2: auctioneer.v1.TaskStart.resources:type_name -> workload.v1.Resources
+	18, // 3: auctioneer.v1.TaskStart.placement:type_name -> workload.v1.PlacementConstraint
 	0,  // 4: auctioneer.v1.RequestLRPAuctionsRequest.starts:type_name -> auctioneer.v1.LRPStart
 	2,  // 5: auctioneer.v1.RequestLRPAuctionsResponse.rejected:type_name -> auctioneer.v1.RejectedItem
 	1,  // 6: auctioneer.v1.RequestTaskAuctionsRequest.starts:type_name -> auctioneer.v1.TaskStart
@@ -974,22 +1001,23 @@ var file_auctioneer_v1_auctioneer_proto_depIdxs = []int32{
 	13, // 9: auctioneer.v1.ExplainPlacementResponse.cells_by_reason:type_name -> auctioneer.v1.ExplainPlacementResponse.CellsByReasonEntry
 	9,  // 10: auctioneer.v1.ExplainPlacementResponse.verdicts:type_name -> auctioneer.v1.CellVerdict
 	14, // 11: auctioneer.v1.CellVerdict.score_parts:type_name -> auctioneer.v1.CellVerdict.ScorePartsEntry
-	16, // 12: auctioneer.v1.PlanPlacementRequest.resources:type_name -> workload.v1.Resources
-	17, // 13: auctioneer.v1.PlanPlacementRequest.placement:type_name -> workload.v1.PlacementConstraint
+	17, // 12: auctioneer.v1.PlanPlacementRequest.resources:type_name -> workload.v1.Resources
+	18, // 13: auctioneer.v1.PlanPlacementRequest.placement:type_name -> workload.v1.PlacementConstraint
 	15, // 14: auctioneer.v1.PlanPlacementResponse.instances_by_cell:type_name -> auctioneer.v1.PlanPlacementResponse.InstancesByCellEntry
-	3,  // 15: auctioneer.v1.Auctions.RequestLRPAuctions:input_type -> auctioneer.v1.RequestLRPAuctionsRequest
-	5,  // 16: auctioneer.v1.Auctions.RequestTaskAuctions:input_type -> auctioneer.v1.RequestTaskAuctionsRequest
-	7,  // 17: auctioneer.v1.Explanations.ExplainPlacement:input_type -> auctioneer.v1.ExplainPlacementRequest
-	10, // 18: auctioneer.v1.Explanations.PlanPlacement:input_type -> auctioneer.v1.PlanPlacementRequest
-	4,  // 19: auctioneer.v1.Auctions.RequestLRPAuctions:output_type -> auctioneer.v1.RequestLRPAuctionsResponse
-	6,  // 20: auctioneer.v1.Auctions.RequestTaskAuctions:output_type -> auctioneer.v1.RequestTaskAuctionsResponse
-	8,  // 21: auctioneer.v1.Explanations.ExplainPlacement:output_type -> auctioneer.v1.ExplainPlacementResponse
-	11, // 22: auctioneer.v1.Explanations.PlanPlacement:output_type -> auctioneer.v1.PlanPlacementResponse
-	19, // [19:23] is the sub-list for method output_type
-	15, // [15:19] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	16, // 15: auctioneer.v1.PlanPlacementResponse.instances_by_zone:type_name -> auctioneer.v1.PlanPlacementResponse.InstancesByZoneEntry
+	3,  // 16: auctioneer.v1.Auctions.RequestLRPAuctions:input_type -> auctioneer.v1.RequestLRPAuctionsRequest
+	5,  // 17: auctioneer.v1.Auctions.RequestTaskAuctions:input_type -> auctioneer.v1.RequestTaskAuctionsRequest
+	7,  // 18: auctioneer.v1.Explanations.ExplainPlacement:input_type -> auctioneer.v1.ExplainPlacementRequest
+	10, // 19: auctioneer.v1.Explanations.PlanPlacement:input_type -> auctioneer.v1.PlanPlacementRequest
+	4,  // 20: auctioneer.v1.Auctions.RequestLRPAuctions:output_type -> auctioneer.v1.RequestLRPAuctionsResponse
+	6,  // 21: auctioneer.v1.Auctions.RequestTaskAuctions:output_type -> auctioneer.v1.RequestTaskAuctionsResponse
+	8,  // 22: auctioneer.v1.Explanations.ExplainPlacement:output_type -> auctioneer.v1.ExplainPlacementResponse
+	11, // 23: auctioneer.v1.Explanations.PlanPlacement:output_type -> auctioneer.v1.PlanPlacementResponse
+	20, // [20:24] is the sub-list for method output_type
+	16, // [16:20] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_auctioneer_v1_auctioneer_proto_init() }
@@ -1007,7 +1035,7 @@ func file_auctioneer_v1_auctioneer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_auctioneer_v1_auctioneer_proto_rawDesc), len(file_auctioneer_v1_auctioneer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
