@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,7 +64,7 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cfdot",
 		Short: "See and change what a scheduler of tasks and long-running processes does",
-		Long: `cfdot talks to the BBS, to locket and to the reps of cells. It keeps no state and reads no file but certificates.
+		Long: `cfdot talks to the BBS, to locket, to the auctioneer and to the reps of cells. It keeps no state and reads no file but certificates.
 Lists are lines of JSON for programs and a table on a terminal (-o).`,
 		Example: `  cfdot actual-lrps | jq -r .state | sort | uniq -c     instances by state
   cfdot logs PROCESS --follow                           what an application prints
@@ -92,7 +93,7 @@ Lists are lines of JSON for programs and a table on a terminal (-o).`,
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{groupLRPs, "Long-running processes:", append(a.lrps(), a.domains()...)},
+		{groupLRPs, "Long-running processes:", slices.Concat(a.lrps(), a.placements(), a.domains())},
 		{groupTasks, "Tasks:", a.taskCommands()},
 		{groupCells, "Cells:", a.cells()},
 		{groupFollow, "Events and logs:", append(a.events(), a.logs()...)},

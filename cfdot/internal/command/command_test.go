@@ -50,6 +50,9 @@ func everyCommand() map[string]string {
 		"create-task " + compact(aTask):        "",
 		"cancel-task t":                        "",
 		"delete-task t":                        "",
+		"placement p 3":                        `{"process_guid":"p","index":3`,
+		"placement --task t --cells":           `{"task_guid":"t"`,
+		"plan a 3":                             `{"process_guid":"a","instances":3`,
 		"domains":                              `"apps"`,
 		"set-domain apps":                      "",
 		"cells":                                `{"cell_id":"cell-1"`,
@@ -81,6 +84,7 @@ func whole(t *testing.T) *platform {
 	p.bbs.actual = []*workloadv1.ActualLRP{anInstance(0)}
 	p.bbs.watch = sendOneOfEach
 	p.locket.held = someHeld()
+	p.auction.explain, p.auction.plan = refusedEverywhere, spreadOverTwoCells
 	p.addCell("cell-1", workingRep("cell-1"))
 	return p
 }
@@ -147,42 +151,51 @@ func TestUsageMistakes(t *testing.T) {
 	p := whole(t)
 	missing := filepath.Join(t.TempDir(), "none.json")
 	for line, want := range map[string]string{
-		"actul-lrps":                              `unknown command "actul-lrps"; did you mean actual-lrps?`,
-		"help actul-lrps":                         `unknown command "actul-lrps"; did you mean actual-lrps?`,
-		"frobnicate":                              `unknown command "frobnicate"`,
-		"actual-lrps --colour":                    "unknown flag: --colour",
-		"actual-lrps extra":                       `Too many arguments: ["extra"]`,
-		"task":                                    "Missing arguments: TASK_GUID",
-		"task|":                                   "TASK_GUID must not be empty",
-		"retire-actual-lrp p":                     "Missing arguments: INDEX",
-		"retire-actual-lrp p first":               `INDEX must be a number of at least 0, not "first"`,
-		"retire-actual-lrp p 2147483648":          "INDEX must be a number",
-		"retire-actual-lrp p -- -1":               "INDEX must be a number",
-		"actual-lrps -i -1":                       "index must be at least 0",
-		"actual-lrps -i one":                      "invalid argument",
-		"actual-lrps --state BUSY":                "state must be UNCLAIMED, CLAIMED, RUNNING or CRASHED",
-		"actual-lrps -o xml":                      `"xml" is not an output format`,
-		"actual-lrps --timeout 1.5":               "timeout must be a whole number of seconds",
-		"actual-lrps --timeout -1":                "timeout must be a whole number of seconds",
-		"actual-lrps --skipCertVerify":            "servers are always verified",
-		"actual-lrps --bbsURL http://127.0.0.1:1": "bbsURL: the scheme must be https",
-		"actual-lrps --bbsURL unix:///socket":     "bbsURL: the scheme must be https",
-		"actual-lrps --bbsURL bbs.internal":       `bbsURL: "bbs.internal" must be HOST:PORT`,
-		"actual-lrps --bbsURL :8889":              `bbsURL: ":8889" must be HOST:PORT`,
-		"actual-lrps --caCertFile " + missing:     "loading the certificates",
-		"create-task {":                           "not JSON",
-		`create-task {"colour":1}`:                "colour: is no known member",
-		"create-desired-lrp @" + missing:          "reading the document",
-		`update-desired-lrp p {"domain":"d"}`:     "domain: is no known member",
-		"set-domain apps -t -1s":                  "ttl must be whole seconds and not negative",
-		"set-domain apps -t 1500ms":               "ttl must be whole seconds and not negative",
-		"set-domain apps -t soon":                 "invalid argument",
-		"claim-lock -o me -t 1":                   "key and owner must be given",
-		"claim-lock -k a -t 1":                    "key and owner must be given",
-		"claim-lock -k a -o me":                   "ttl must be more than 0 seconds",
-		"claim-presence -k a -o me -t -1":         "ttl must be more than 0 seconds",
-		"release-lock -k a":                       "key and owner must be given",
-		"evacuate cell-1":                         "cannot be undone; repeat with --yes",
+		"actul-lrps":                     `unknown command "actul-lrps"; did you mean actual-lrps?`,
+		"help actul-lrps":                `unknown command "actul-lrps"; did you mean actual-lrps?`,
+		"frobnicate":                     `unknown command "frobnicate"`,
+		"actual-lrps --colour":           "unknown flag: --colour",
+		"actual-lrps extra":              `Too many arguments: ["extra"]`,
+		"task":                           "Missing arguments: TASK_GUID",
+		"task|":                          "TASK_GUID must not be empty",
+		"retire-actual-lrp p":            "Missing arguments: INDEX",
+		"retire-actual-lrp p first":      `INDEX must be a number of at least 0, not "first"`,
+		"retire-actual-lrp p 2147483648": "INDEX must be a number",
+		"retire-actual-lrp p -- -1":      "INDEX must be a number",
+		"placement p":                    "Missing arguments: INDEX",
+		"placement p first":              `INDEX must be a number of at least 0, not "first"`,
+		"placement p -- -1":              "INDEX must be a number",
+		"placement p 1 --task t":         `Too many arguments: ["p" "1"]`,
+		"plan p":                         "Missing arguments: COUNT",
+		"plan p some":                    `COUNT must be a number from 1 to 10000, not "some"`,
+		"plan p 0":                       "COUNT must be a number from 1 to 10000",
+		"plan p 10001":                   "COUNT must be a number from 1 to 10000",
+		"placement p 1 --auctioneerLocation http://a:1": "auctioneerLocation: the scheme must be https",
+		"actual-lrps -i -1":                             "index must be at least 0",
+		"actual-lrps -i one":                            "invalid argument",
+		"actual-lrps --state BUSY":                      "state must be UNCLAIMED, CLAIMED, RUNNING or CRASHED",
+		"actual-lrps -o xml":                            `"xml" is not an output format`,
+		"actual-lrps --timeout 1.5":                     "timeout must be a whole number of seconds",
+		"actual-lrps --timeout -1":                      "timeout must be a whole number of seconds",
+		"actual-lrps --skipCertVerify":                  "servers are always verified",
+		"actual-lrps --bbsURL http://127.0.0.1:1":       "bbsURL: the scheme must be https",
+		"actual-lrps --bbsURL unix:///socket":           "bbsURL: the scheme must be https",
+		"actual-lrps --bbsURL bbs.internal":             `bbsURL: "bbs.internal" must be HOST:PORT`,
+		"actual-lrps --bbsURL :8889":                    `bbsURL: ":8889" must be HOST:PORT`,
+		"actual-lrps --caCertFile " + missing:           "loading the certificates",
+		"create-task {":                                 "not JSON",
+		`create-task {"colour":1}`:                      "colour: is no known member",
+		"create-desired-lrp @" + missing:                "reading the document",
+		`update-desired-lrp p {"domain":"d"}`:           "domain: is no known member",
+		"set-domain apps -t -1s":                        "ttl must be whole seconds and not negative",
+		"set-domain apps -t 1500ms":                     "ttl must be whole seconds and not negative",
+		"set-domain apps -t soon":                       "invalid argument",
+		"claim-lock -o me -t 1":                         "key and owner must be given",
+		"claim-lock -k a -t 1":                          "key and owner must be given",
+		"claim-lock -k a -o me":                         "ttl must be more than 0 seconds",
+		"claim-presence -k a -o me -t -1":               "ttl must be more than 0 seconds",
+		"release-lock -k a":                             "key and owner must be given",
+		"evacuate cell-1":                               "cannot be undone; repeat with --yes",
 	} {
 		args := strings.Fields(line)
 		if name, empty := strings.CutSuffix(line, "|"); empty {
@@ -207,6 +220,7 @@ func TestMissingEnvironment(t *testing.T) {
 	}{
 		"no bbs":                     {[]string{"BBS_URL"}, "cells", "bbsURL must be given by flag or environment"},
 		"no locket":                  {[]string{"LOCKET_API_LOCATION"}, "locks", "locketAPILocation must be given by flag or environment"},
+		"no auctioneer":              {[]string{"AUCTIONEER_LOCATION"}, "placement p 1", "auctioneerLocation must be given by flag or environment"},
 		"no authority":               {[]string{"CA_CERT_FILE"}, "cells", "there is no caCertFile:"},
 		"a certificate without key":  {[]string{"CLIENT_KEY_FILE"}, "cells", "there is no clientKeyFile:"},
 		"a key without certificate":  {[]string{"CLIENT_CERT_FILE"}, "cells", "there is no clientCertFile:"},
@@ -221,7 +235,7 @@ func TestMissingEnvironment(t *testing.T) {
 				return p.env[variable]
 			}
 			var errs strings.Builder
-			exit := Run(t.Context(), []string{test.command}, Environment{Stdout: &strings.Builder{}, Stderr: &errs, Stdin: strings.NewReader(""), Getenv: env})
+			exit := Run(t.Context(), strings.Fields(test.command), Environment{Stdout: &strings.Builder{}, Stderr: &errs, Stdin: strings.NewReader(""), Getenv: env})
 			require.Equal(t, ExitUsage, exit)
 			require.Contains(t, errs.String(), test.want)
 		})

@@ -43,9 +43,10 @@ func (e serverError) Unwrap() error { return e.error }
 
 // Names of servers in messages, as scripts know them.
 const (
-	serverBBS    = "BBS"
-	serverLocket = "Locket"
-	serverRep    = "Rep"
+	serverBBS        = "BBS"
+	serverLocket     = "Locket"
+	serverAuctioneer = "Auctioneer"
+	serverRep        = "Rep"
 )
 
 // of says which server an error came from; nil stays nil.

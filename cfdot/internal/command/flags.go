@@ -22,6 +22,7 @@ import (
 // flags that every command takes, each with its variable of the environment; a flag wins.
 type flags struct {
 	bbs, locket   string
+	auctioneer    string
 	ca, cert, key string
 	timeout       string
 	outputName    string
@@ -39,6 +40,7 @@ func (f *flags) register(root *cobra.Command) {
 	set.StringVar(&f.bbs, "bbsURL", "", "addresses of the BBSes, https://HOST:PORT or HOST:PORT, separated by commas [BBS_URL]")
 	set.StringVar(&f.bbs, "bbs", "", "the same as --bbsURL")
 	set.StringVar(&f.locket, "locketAPILocation", "", "addresses of the lockets, HOST:PORT, separated by commas [LOCKET_API_LOCATION]")
+	set.StringVar(&f.auctioneer, "auctioneerLocation", "", "addresses of the auctioneers, HOST:PORT, separated by commas [AUCTIONEER_LOCATION]")
 	set.StringVar(&f.ca, "caCertFile", "", "bundle of the authorities that certify servers [CA_CERT_FILE]")
 	set.StringVar(&f.cert, "clientCertFile", "", "certificate of the operator [CLIENT_CERT_FILE]")
 	set.StringVar(&f.key, "clientKeyFile", "", "its key [CLIENT_KEY_FILE]")
@@ -52,7 +54,7 @@ func (f *flags) register(root *cobra.Command) {
 // complete fills what no flag gave from the environment and checks what does not depend on the command.
 func (f *flags) complete(a *app) error {
 	for name, value := range map[string]*string{
-		"BBS_URL": &f.bbs, "LOCKET_API_LOCATION": &f.locket, "CA_CERT_FILE": &f.ca, "CLIENT_CERT_FILE": &f.cert,
+		"BBS_URL": &f.bbs, "LOCKET_API_LOCATION": &f.locket, "AUCTIONEER_LOCATION": &f.auctioneer, "CA_CERT_FILE": &f.ca, "CLIENT_CERT_FILE": &f.cert,
 		"CLIENT_KEY_FILE": &f.key, "CFDOT_TIMEOUT": &f.timeout,
 	} {
 		if *value == "" {

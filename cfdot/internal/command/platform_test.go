@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 
+	auctioneerv1 "diego.internal/proto/auctioneer/v1"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	locketv1 "diego.internal/proto/locket/v1"
 	repv1 "diego.internal/proto/rep/v1"
@@ -28,17 +29,19 @@ type platform struct {
 	authority *mtlstest.Authority
 	bbs       *fakeBBS
 	locket    *fakeLocket
+	auction   *fakeAuctioneer
 	env       map[string]string
 }
 
 // newPlatform starts a BBS and a locket; the environment leads to them.
 func newPlatform(t *testing.T) *platform {
 	t.Helper()
-	p := &platform{t: t, authority: mtlstest.NewAuthority(t), bbs: &fakeBBS{}, locket: &fakeLocket{}}
+	p := &platform{t: t, authority: mtlstest.NewAuthority(t), bbs: &fakeBBS{}, locket: &fakeLocket{}, auction: &fakeAuctioneer{}}
 	operator := p.authority.Issue(mtls.Identity{Role: mtls.RoleOperator, Name: "olive"})
 	p.env = map[string]string{
 		"CA_CERT_FILE": operator.CA, "CLIENT_CERT_FILE": operator.Certificate, "CLIENT_KEY_FILE": operator.Key,
 		"LOCKET_API_LOCATION": p.serve(mtls.Identity{Role: mtls.RoleLocket}, "locket.v1", p.locket.register),
+		"AUCTIONEER_LOCATION": p.serve(mtls.Identity{Role: mtls.RoleAuctioneer}, "auctioneer.v1", p.auction.register),
 	}
 	p.env["BBS_URL"] = "https://" + p.serveBBS(p.bbs)
 	return p
@@ -53,9 +56,10 @@ func (p *platform) serve(id mtls.Identity, health string, register func(grpc.Ser
 	p.t.Helper()
 	allow := grpcserver.Table{}
 	for _, service := range map[string][]string{
-		mtls.RoleBBS:    {"bbs.v1.Domains", "bbs.v1.Tasks", "bbs.v1.DesiredLRPs", "bbs.v1.ActualLRPs", "bbs.v1.Cells", "bbs.v1.Watch"},
-		mtls.RoleLocket: {"locket.v1.Locket"},
-		mtls.RoleCell:   {"rep.v1.Auction", "rep.v1.Operation", "rep.v1.Logs"},
+		mtls.RoleBBS:        {"bbs.v1.Domains", "bbs.v1.Tasks", "bbs.v1.DesiredLRPs", "bbs.v1.ActualLRPs", "bbs.v1.Cells", "bbs.v1.Watch"},
+		mtls.RoleLocket:     {"locket.v1.Locket"},
+		mtls.RoleAuctioneer: {"auctioneer.v1.Explanations"},
+		mtls.RoleCell:       {"rep.v1.Auction", "rep.v1.Operation", "rep.v1.Logs"},
 	}[id.Role] {
 		allow["/"+service+"/"] = []string{mtls.RoleOperator}
 	}
@@ -239,7 +243,13 @@ func (f *fakeBBS) ListSchedulingInfos(q *bbsv1.ListSchedulingInfosRequest, strea
 	if _, err := answer(f, q, q); err != nil {
 		return err
 	}
-	return stream.Send(&bbsv1.ListSchedulingInfosResponse{SchedulingInfos: []*workloadv1.SchedulingInfo{{ProcessGuid: "a", Domain: "apps", Instances: 2}}})
+	info := &workloadv1.SchedulingInfo{
+		ProcessGuid: "a", Domain: "apps", Instances: 2, Resources: &workloadv1.Resources{MemoryMb: 64}, Placement: &workloadv1.PlacementConstraint{RootFs: "preloaded:r"},
+	}
+	if guids := q.GetFilter().GetProcessGuids(); len(guids) > 0 && !slices.Contains(guids, info.GetProcessGuid()) {
+		return nil
+	}
+	return stream.Send(&bbsv1.ListSchedulingInfosResponse{SchedulingInfos: []*workloadv1.SchedulingInfo{info}})
 }
 
 func (f *fakeBBS) GetDesiredLRP(_ context.Context, q *bbsv1.GetDesiredLRPRequest) (*bbsv1.GetDesiredLRPResponse, error) {
@@ -330,6 +340,26 @@ func (f *fakeLocket) FetchAll(q *locketv1.FetchAllRequest, stream grpc.ServerStr
 		}
 	}
 	return f.err
+}
+
+// fakeAuctioneer answers what its function fields say.
+type fakeAuctioneer struct {
+	auctioneerv1.UnimplementedExplanationsServer
+
+	explain func(*auctioneerv1.ExplainPlacementRequest) (*auctioneerv1.ExplainPlacementResponse, error)
+	plan    func(*auctioneerv1.PlanPlacementRequest) (*auctioneerv1.PlanPlacementResponse, error)
+}
+
+func (f *fakeAuctioneer) register(server grpc.ServiceRegistrar) {
+	auctioneerv1.RegisterExplanationsServer(server, f)
+}
+
+func (f *fakeAuctioneer) ExplainPlacement(_ context.Context, q *auctioneerv1.ExplainPlacementRequest) (*auctioneerv1.ExplainPlacementResponse, error) {
+	return f.explain(q)
+}
+
+func (f *fakeAuctioneer) PlanPlacement(_ context.Context, q *auctioneerv1.PlanPlacementRequest) (*auctioneerv1.PlanPlacementResponse, error) {
+	return f.plan(q)
 }
 
 // fakeRep answers what its function fields say.
