@@ -287,6 +287,7 @@ func (w *world) cfdot(ctx context.Context, args ...string) (string, error) {
 	command.Env = []string{
 		"BBS_URL=https://" + strings.Join(w.cluster.BBSAddresses(), ","),
 		"LOCKET_API_LOCATION=" + strings.Join(w.cluster.LocketAddresses(), ","),
+		"AUCTIONEER_LOCATION=" + strings.Join(w.cluster.AuctioneerAddresses(), ","),
 		"CA_CERT_FILE=" + operator.CA, "CLIENT_CERT_FILE=" + operator.Certificate, "CLIENT_KEY_FILE=" + operator.Key,
 	}
 	out, err := command.Output()

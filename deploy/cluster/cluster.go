@@ -297,6 +297,9 @@ func (c *Cluster) BBSAddresses() []string { return list(c.plan.bbses) }
 // LocketAddresses are where clients connect.
 func (c *Cluster) LocketAddresses() []string { return list(c.plan.lockets) }
 
+// AuctioneerAddresses are where clients connect.
+func (c *Cluster) AuctioneerAddresses() []string { return list(c.plan.auctioneers) }
+
 func list(nodes []node) []string {
 	out := make([]string, 0, len(nodes))
 	for _, n := range nodes {

@@ -231,6 +231,7 @@ func environment(c *cluster.Cluster) []string {
 	return []string{
 		"BBS_URL=https://" + strings.Join(c.BBSAddresses(), ","),
 		"LOCKET_API_LOCATION=" + strings.Join(c.LocketAddresses(), ","),
+		"AUCTIONEER_LOCATION=" + strings.Join(c.AuctioneerAddresses(), ","),
 		"CA_CERT_FILE=" + operator.CA,
 		"CLIENT_CERT_FILE=" + operator.Certificate,
 		"CLIENT_KEY_FILE=" + operator.Key,
