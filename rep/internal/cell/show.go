@@ -7,7 +7,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"diego.internal/executor"
 	"diego.internal/servicekit/telemetry"
 )
 
@@ -26,35 +25,6 @@ func roundDuration(registry prometheus.Registerer) (prometheus.Histogram, error)
 		return nil, fmt.Errorf("registering the metrics of a cell: %w", err)
 	}
 	return rounds, nil
-}
-
-// ShowMetrics registers the amounts of all cells that list returns, as sums. List is called for each reading, concurrently.
-func ShowMetrics(registry prometheus.Registerer, list func() []*Cell) {
-	sum := func(name, help string, value func(*executor.Client) int) {
-		registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
-			total := 0
-			for _, c := range list() {
-				total += value(c.exec)
-			}
-			return float64(total)
-		}))
-	}
-	sum("capacity_total_memory_mebibytes", "Memory that the cell offers.", func(e *executor.Client) int { return e.TotalResources().MemoryMB })
-	sum("capacity_total_disk_mebibytes", "Disk that the cell offers.", func(e *executor.Client) int { return e.TotalResources().DiskMB })
-	sum("capacity_total_containers", "Containers that the cell offers.", func(e *executor.Client) int { return e.TotalResources().Containers })
-	sum("capacity_remaining_memory_mebibytes", "Memory that is not reserved.", func(e *executor.Client) int { return e.RemainingResources().MemoryMB })
-	sum("capacity_remaining_disk_mebibytes", "Disk that is not reserved.", func(e *executor.Client) int { return e.RemainingResources().DiskMB })
-	sum("capacity_remaining_containers", "Containers that are not reserved.", func(e *executor.Client) int { return e.RemainingResources().Containers })
-	// Every container takes one slot until it is gone, in any state.
-	sum("container_count", "Containers in any state.", func(e *executor.Client) int {
-		return e.TotalResources().Containers - e.RemainingResources().Containers
-	})
-	sum("cell_unhealthy", "1 while the container engine fails its check.", func(e *executor.Client) int {
-		if healthy, _ := e.Healthy(); healthy {
-			return 0
-		}
-		return 1
-	})
 }
 
 func (c *Cell) addReadiness(tel *telemetry.Telemetry) {

@@ -1,0 +1,131 @@
+package cell
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"diego.internal/executor"
+	"diego.internal/rep/internal/evacuation"
+)
+
+// ShowMetrics registers the amounts of all cells that list returns, as sums. List is called for each reading, concurrently.
+func ShowMetrics(registry prometheus.Registerer, list func() []*Cell) {
+	s := sums{registry: registry, list: list}
+	s.capacity()
+	s.containers()
+	s.lifecycle()
+	s.evacuation()
+}
+
+// sums registers metrics that add up over the cells of a process.
+type sums struct {
+	registry prometheus.Registerer
+	list     func() []*Cell
+}
+
+func (s sums) read(value func(*Cell) float64) func() float64 {
+	return func() float64 {
+		var total float64
+		for _, c := range s.list() {
+			total += value(c)
+		}
+		return total
+	}
+}
+
+func (s sums) gauge(name, help string, value func(*Cell) float64) {
+	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, s.read(value)))
+}
+
+func (s sums) counter(name, help string, value func(*executor.Counters) int64) {
+	s.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
+		s.read(func(c *Cell) float64 { return float64(value(c.exec.Counters())) })))
+}
+
+// seconds registers the sum of durations; divided by the counter beside it that is their mean.
+func (s sums) seconds(name, help string, nanos func(*executor.Counters) int64) {
+	s.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
+		s.read(func(c *Cell) float64 { return time.Duration(nanos(c.exec.Counters())).Seconds() })))
+}
+
+func (s sums) capacity() {
+	total := func(value func(executor.Resources) int) func(*Cell) float64 {
+		return func(c *Cell) float64 { return float64(value(c.exec.TotalResources())) }
+	}
+	remaining := func(value func(executor.Resources) int) func(*Cell) float64 {
+		return func(c *Cell) float64 { return float64(value(c.exec.RemainingResources())) }
+	}
+	allocated := func(value func(executor.Resources) int) func(*Cell) float64 {
+		return func(c *Cell) float64 {
+			return float64(value(c.exec.TotalResources()) - value(c.exec.RemainingResources()))
+		}
+	}
+	memory := func(r executor.Resources) int { return r.MemoryMB }
+	disk := func(r executor.Resources) int { return r.DiskMB }
+	slots := func(r executor.Resources) int { return r.Containers }
+	s.gauge("capacity_total_memory_mebibytes", "Memory that the cell offers.", total(memory))
+	s.gauge("capacity_total_disk_mebibytes", "Disk that the cell offers.", total(disk))
+	s.gauge("capacity_total_containers", "Containers that the cell offers.", total(slots))
+	s.gauge("capacity_remaining_memory_mebibytes", "Memory that is not reserved.", remaining(memory))
+	s.gauge("capacity_remaining_disk_mebibytes", "Disk that is not reserved.", remaining(disk))
+	s.gauge("capacity_remaining_containers", "Containers that are not reserved.", remaining(slots))
+	s.gauge("capacity_allocated_memory_mebibytes", "Memory that is reserved.", allocated(memory))
+	s.gauge("capacity_allocated_disk_mebibytes", "Disk that is reserved.", allocated(disk))
+	// Every container takes one slot until it is gone, in any state.
+	s.gauge("container_count", "Containers in any state.", allocated(slots))
+}
+
+func (s sums) containers() {
+	s.gauge("starting_container_count", "Containers that are being made or do not run yet.", func(c *Cell) float64 {
+		count := 0
+		for _, e := range c.exec.ListContainers() {
+			switch e.State {
+			case executor.StateReserved, executor.StateInitializing, executor.StateCreated:
+				count++
+			case executor.StateRunning, executor.StateCompleted:
+			}
+		}
+		return float64(count)
+	})
+	s.gauge("cell_unhealthy", "1 while the container engine fails its check.", func(c *Cell) float64 {
+		if healthy, _ := c.exec.Healthy(); healthy {
+			return 0
+		}
+		return 1
+	})
+}
+
+func (s sums) lifecycle() {
+	s.counter("containers_created_total", "Containers made.", func(c *executor.Counters) int64 { return c.Created.Load() })
+	s.counter("container_creations_failed_total", "Containers that could not be made.", func(c *executor.Counters) int64 { return c.CreationFailed.Load() })
+	s.seconds("container_creation_seconds_total", "Time taken by containers made.", func(c *executor.Counters) int64 { return c.CreationNanos.Load() })
+	s.counter("containers_destroyed_total", "Containers destroyed.", func(c *executor.Counters) int64 { return c.Destroyed.Load() })
+	s.counter("container_destructions_failed_total", "Attempts to destroy a container that failed.", func(c *executor.Counters) int64 { return c.DestructionFailed.Load() })
+	s.counter("containers_completed_total", "Containers that ended.", func(c *executor.Counters) int64 { return c.Completed.Load() })
+	s.counter("containers_exited_on_timeout_total", "Processes that had to be killed, or did not exit.", func(c *executor.Counters) int64 { return c.Steps.ExitedOnTimeout.Load() })
+	s.counter("engine_checks_failed_total", "Checks of the container engine that failed.", func(c *executor.Counters) int64 { return c.EngineChecksFailed.Load() })
+	s.counter("instance_credentials_created_total", "Certificates issued to containers, rotations included.", func(c *executor.Counters) int64 { return c.CredentialsCreated.Load() })
+	s.counter("instance_credentials_failed_total", "Certificates that could not be issued.", func(c *executor.Counters) int64 { return c.CredentialsFailed.Load() })
+	s.seconds("instance_credential_creation_seconds_total", "Time taken by certificates issued.", func(c *executor.Counters) int64 { return c.CredentialsNanos.Load() })
+}
+
+func (s sums) evacuation() {
+	progress := func(value func(evacuation.Progress) int) func(*Cell) float64 {
+		return func(c *Cell) float64 {
+			if !c.evacuator.Evacuating() {
+				return 0
+			}
+			return float64(value(c.evacuator.Progress()))
+		}
+	}
+	s.gauge("evacuating", "1 while the cell is being emptied.", func(c *Cell) float64 {
+		if c.evacuator.Evacuating() {
+			return 1
+		}
+		return 0
+	})
+	s.gauge("evacuation_remaining_lrps", "Instances that are still here while the cell is being emptied.", progress(func(p evacuation.Progress) int { return p.LRPs }))
+	s.gauge("evacuation_remaining_tasks", "Tasks that are still here while the cell is being emptied.", progress(func(p evacuation.Progress) int { return p.Tasks }))
+	s.gauge("stranded_evacuating_actual_lrps", "Instances whose replacement did not serve before the evacuation timed out.", progress(func(p evacuation.Progress) int { return p.Stranded }))
+}
