@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"regexp"
 	"strings"
 	"testing"
@@ -13,8 +14,9 @@ import (
 
 func TestBenchPrintsRows(t *testing.T) {
 	t.Parallel()
-	var out bytes.Buffer
-	require.NoError(t, bench(&out, []scaleRun{{cells: 20, zones: 3, starts: 400, naive: true}}, simulations()[:1]))
+	var out, stdout bytes.Buffer
+	require.NoError(t, bench(output{targeted: &stdout, others: &out}, []scaleRun{{cells: 20, zones: 3, starts: 400, naive: true}}, simulations()[:1]))
+	require.Empty(t, stdout.String(), "no target is set for this size")
 	row := regexp.MustCompile(`^[a-z0-9_]+ [0-9]+ [0-9]+\.[0-9]{4} (seconds|instances)$`)
 	names := map[string]bool{}
 	for line := range strings.Lines(out.String()) {
@@ -32,11 +34,30 @@ func TestBenchPrintsRows(t *testing.T) {
 	}
 }
 
+// TestTargetedRowsGoToStandardOutput measures small runs under the names of the large ones.
+func TestTargetedRowsGoToStandardOutput(t *testing.T) {
+	t.Parallel()
+	var out, others bytes.Buffer
+	small := make([]scaleRun, len(scaleRuns))
+	for i, run := range scaleRuns {
+		run.starts = 3 * run.cells
+		small[i] = run
+	}
+	require.NoError(t, bench(output{targeted: &out, others: &others}, small, nil))
+	var names []string
+	for line := range strings.Lines(out.String()) {
+		name, _, _ := strings.Cut(line, " ")
+		names = append(names, name)
+	}
+	require.ElementsMatch(t, targeted, names)
+	require.Contains(t, others.String(), "auction_cell_after_loss_1000_cells_deviation")
+}
+
 // TestSimulationsFit: each scenario has room for its work, also after the loss, and the names tell them apart.
 func TestSimulationsFit(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
-	require.NoError(t, bench(&out, nil, simulations()))
+	require.NoError(t, bench(output{targeted: io.Discard, others: &out}, nil, simulations()))
 	require.Equal(t, 16*len(simulations()), strings.Count(out.String(), "\n"))
 }
 

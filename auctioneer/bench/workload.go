@@ -52,12 +52,13 @@ func cells(n, zones int, total auction.Resources) []auction.Cell {
 func mixed(n int) []auction.Item {
 	const large = 12
 	rng := rand.New(rand.NewPCG(7, uint64(n))) //nolint:gosec // the same numbers each time are the point
-	sizes := []*auction.Request{request(1), request(2), request(4)}
+	sizes := []int64{1, 2, 4}
 	items := make([]auction.Item, 0, n)
 	for i := range n / 2 {
+		// Each has a request of its own, as if it came by itself.
 		items = append(items,
-			auction.Item{Kind: auction.LRP, GUID: fmt.Sprintf("single-%06d", i), Request: sizes[rng.IntN(3)]},
-			auction.Item{Kind: auction.LRP, GUID: fmt.Sprintf("large-%02d", i%large), Index: i / large, Request: sizes[rng.IntN(3)]})
+			auction.Item{Kind: auction.LRP, GUID: fmt.Sprintf("single-%06d", i), Request: request(sizes[rng.IntN(3)])},
+			auction.Item{Kind: auction.LRP, GUID: fmt.Sprintf("large-%02d", i%large), Index: i / large, Request: request(sizes[rng.IntN(3)])})
 	}
 	rng.Shuffle(len(items), func(i, j int) { items[i], items[j] = items[j], items[i] })
 	return items
