@@ -1,6 +1,7 @@
 // Bench measures the BBS: the real process, with a real locket, on a Postgres of its own that keeps everything that protects
 // its data, over mutual TLS. Beside it, it measures what plain statements cost on the same Postgres in the same run (the
-// floor). It prints one row "name n value unit" for each measurement on standard output, and nothing else there.
+// floor). It prints one row "name n value unit" for each measurement on standard output, and nothing else there. What a
+// measurement cost of the processors, and the memory after it, go to standard error.
 //
 // Callers are an operator and 1,000 cells, each with a certificate and a connection of its own, as a fleet has them. The cells
 // have presences in locket. The auctioneer accepts every auction and places nothing, because the passes claim and start
@@ -22,10 +23,10 @@ import (
 
 func main() {
 	n := flag.Int("n", 5000, "number of LRPs, one instance each")
-	profile := flag.String("profile", "", "write a CPU profile of the BBS during the writes, or 10 seconds of it, to this file")
+	profiles := flag.String("profiles", "", "write profiles of the BBS and of this program during each measurement into this folder")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := measure(ctx, *n, *profile)
+	err := measure(ctx, *n, *profiles)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -39,7 +40,7 @@ func row(name string, n int, value float64, unit string) {
 }
 
 // measure starts everything, runs all measurements and stops everything.
-func measure(ctx context.Context, n int, profile string) (err error) {
+func measure(ctx context.Context, n int, profiles string) (err error) {
 	if n < 1 {
 		return errors.New("-n must be at least 1")
 	}
@@ -76,11 +77,11 @@ func measure(ctx context.Context, n int, profile string) (err error) {
 	}
 
 	w, err := startWorld(ctx, worldConfig{
-		folder: folder, n: n, bbs: server.ConnectionString("bbs"), locket: server.ConnectionString("locket"),
+		folder: folder, profiles: profiles, n: n, bbs: server.ConnectionString("bbs"), locket: server.ConnectionString("locket"),
 	})
 	defer func() { err = errors.Join(err, w.stop()) }()
 	if err != nil {
 		return err
 	}
-	return w.measure(ctx, profile)
+	return w.measure(ctx)
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"os"
 	"syscall"
 	"time"
 
@@ -23,9 +21,7 @@ const (
 )
 
 // measure runs all measurements of the BBS.
-func (w *world) measure(ctx context.Context, profile string) error {
-	profiled := make(chan error, 1)
-	go func() { profiled <- w.profile(ctx, profile) }()
+func (w *world) measure(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
 		w.measureWrites, w.measureLists, w.measureCellLists, w.measureWatchers, w.measureMemory, w.measureTakeOver,
 	} {
@@ -33,28 +29,7 @@ func (w *world) measure(ctx context.Context, profile string) error {
 			return err
 		}
 	}
-	return <-profiled
-}
-
-// profile writes a profile of the processor time of the BBS, unless file is "".
-func (w *world) profile(ctx context.Context, file string) error {
-	if file == "" {
-		return nil
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.bbs.debug+"/debug/pprof/profile?seconds=10", http.NoBody)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return fmt.Errorf("profiling the bbs: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }() // it is only read
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return fmt.Errorf("profiling the bbs: %w", err)
-	}
-	return os.WriteFile(file, text, 0o600)
+	return nil
 }
 
 // byCell returns 0..n-1 in the order of the cells that hold them. Neighbours then share a connection: 50 callers are ten cells
@@ -107,30 +82,45 @@ func (w *world) measureWrites(ctx context.Context) error {
 		{"bbs_start_actual_lrp", w.starts(order, w.n, 0)},
 		{"bbs_start_noop", w.starts(order, max(w.n, noops), 0)},
 	} {
-		rate, err := m.pass.run(ctx)
+		err := w.measured(ctx, m.name, m.pass.calls, func(ctx context.Context) error {
+			rate, err := m.pass.run(ctx)
+			if err == nil {
+				row(m.name, w.n, rate, "per_s")
+			}
+			return err
+		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", m.name, err)
+			return err
 		}
-		row(m.name, w.n, rate, "per_s")
 	}
 	return nil
 }
 
 func (w *world) measureLists(ctx context.Context) error {
-	ms, err := medianOf(lists, func() error {
-		stream, err := bbsv1.NewDesiredLRPsClient(w.operator(0)).ListSchedulingInfos(ctx, &bbsv1.ListSchedulingInfosRequest{})
-		return count(stream, err, w.n, func(m *bbsv1.ListSchedulingInfosResponse) int { return len(m.GetSchedulingInfos()) })
-	})
-	if err != nil {
-		return fmt.Errorf("listing scheduling infos: %w", err)
+	for _, list := range []struct {
+		name string
+		read func() error
+	}{
+		{"bbs_scheduling_infos", func() error { return w.listSchedulingInfos(ctx) }},
+		{"bbs_actual_lrps", func() error { return w.listActuals(ctx, 0, &bbsv1.ListActualLRPsRequest{}, w.n) }},
+	} {
+		err := w.measured(ctx, list.name, lists, func(context.Context) error {
+			ms, err := medianOf(lists, list.read)
+			if err == nil {
+				row(list.name, w.n, ms, "ms")
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
-	row("bbs_scheduling_infos", w.n, ms, "ms")
-	ms, err = medianOf(lists, func() error { return w.listActuals(ctx, 0, &bbsv1.ListActualLRPsRequest{}, w.n) })
-	if err != nil {
-		return fmt.Errorf("listing actual lrps: %w", err)
-	}
-	row("bbs_actual_lrps", w.n, ms, "ms")
 	return nil
+}
+
+func (w *world) listSchedulingInfos(ctx context.Context) error {
+	stream, err := bbsv1.NewDesiredLRPsClient(w.operator(0)).ListSchedulingInfos(ctx, &bbsv1.ListSchedulingInfosRequest{})
+	return count(stream, err, w.n, func(m *bbsv1.ListSchedulingInfosResponse) int { return len(m.GetSchedulingInfos()) })
 }
 
 func (w *world) listActuals(ctx context.Context, operator int, req *bbsv1.ListActualLRPsRequest, want int) error {
@@ -139,19 +129,21 @@ func (w *world) listActuals(ctx context.Context, operator int, req *bbsv1.ListAc
 }
 
 func (w *world) measureCellLists(ctx context.Context) error {
-	took, err := each(ctx, cellLists, func(ctx context.Context, k int) error {
-		cell := k % cells
-		want := w.n / cells
-		if cell < w.n%cells {
-			want++
+	const name = "bbs_actual_lrps_of_cell"
+	return w.measured(ctx, name, cellLists, func(ctx context.Context) error {
+		took, err := each(ctx, cellLists, func(ctx context.Context, k int) error {
+			cell := k % cells
+			want := w.n / cells
+			if cell < w.n%cells {
+				want++
+			}
+			return w.listActuals(ctx, k, &bbsv1.ListActualLRPsRequest{CellId: cellName(cell)}, want)
+		})
+		if err == nil {
+			row(name, w.n, perSecond(cellLists, took), "per_s")
 		}
-		return w.listActuals(ctx, k, &bbsv1.ListActualLRPsRequest{CellId: cellName(cell)}, want)
+		return err
 	})
-	if err != nil {
-		return fmt.Errorf("listing the actual lrps of a cell: %w", err)
-	}
-	row("bbs_actual_lrps_of_cell", w.n, perSecond(cellLists, took), "per_s")
-	return nil
 }
 
 // count reads a list to its end and compares how many records it has.
@@ -177,7 +169,7 @@ func count[M any](stream grpc.ServerStreamingClient[M], err error, want int, row
 }
 
 func (w *world) measureMemory(context.Context) error {
-	mib, err := w.bbs.peakMemory()
+	mib, err := w.bbs.memory("VmHWM")
 	if err != nil {
 		return err
 	}

@@ -110,14 +110,15 @@ func (p *process) lastLines() string {
 	return string(text[max(0, len(text)-2000):])
 }
 
-// peakMemory returns the largest resident memory that the process ever had, in MiB.
-func (p *process) peakMemory() (float64, error) {
+// memory returns one of the sizes that the system knows of the process, in MiB: VmRSS is what is resident, VmHWM the most that
+// ever was.
+func (p *process) memory(size string) (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, fmt.Errorf("reading the memory of %s: %w", p.name, err)
 	}
 	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+		if rest, ok := strings.CutPrefix(line, size+":"); ok {
 			kib, err := strconv.ParseFloat(strings.Fields(rest)[0], 64)
 			return kib / 1024, err
 		}

@@ -65,6 +65,16 @@ func (w *world) measureWatchers(ctx context.Context) error {
 		readers.Go(a[i].read)
 	}
 	order := byCell(w.n)
+	err := w.measured(ctx, "bbs_event_p99_idle", min(idleEvents, w.n), func(ctx context.Context) error { return w.measureIdle(ctx, a, order) })
+	if err != nil {
+		return err
+	}
+	load := w.starts(order, min(w.n, loadedEvents), loadedRound)
+	return w.measured(ctx, "bbs_start_actual_lrp_100_watchers", load.calls, func(ctx context.Context) error { return w.measureLoaded(ctx, a, load) })
+}
+
+// measureIdle starts one after the other.
+func (w *world) measureIdle(ctx context.Context, a audience, order []int) error {
 	var idle []float64
 	for k := range min(idleEvents, w.n) {
 		one := w.starts(order[k:k+1], 1, idleRound)
@@ -79,7 +89,7 @@ func (w *world) measureWatchers(ctx context.Context) error {
 		idle = append(idle, max(0, milliseconds(a.last()[revision].Sub(answered))))
 	}
 	row("bbs_event_p99_idle", w.n, p99(idle), "ms")
-	return w.measureLoaded(ctx, a, w.starts(order, min(w.n, loadedEvents), loadedRound))
+	return nil
 }
 
 // measureLoaded starts as fast as the callers can.

@@ -44,6 +44,7 @@ const (
 
 type worldConfig struct {
 	folder      string
+	profiles    string // folder; "" for none
 	n           int    // LRPs
 	bbs, locket string // databases
 }

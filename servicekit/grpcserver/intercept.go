@@ -69,7 +69,7 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	}
 	ctx, cancel := withDeadline(ctx)
 	defer cancel()
-	if err := s.validate(req); err != nil {
+	if err := validate(req); err != nil {
 		return nil, s.answer(ctx, err)
 	}
 	resp, err = handler(ctx, req)
@@ -122,7 +122,7 @@ func (s *serverStream) RecvMsg(m any) error {
 	if err := s.ServerStream.RecvMsg(m); err != nil {
 		return err
 	}
-	return s.server.validate(m)
+	return validate(m)
 }
 
 // callContext adds the trace of the caller and what every log line of this call shall tell.

@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime"
 	"sync"
 	"time"
 
-	"buf.build/go/protovalidate"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/propagation"
 	"golang.org/x/net/netutil"
@@ -52,6 +50,12 @@ const (
 	// Windows for streams of large lists; a fixed size keeps grpc-go from measuring.
 	streamWindow     = 1 << 20
 	connectionWindow = 4 << 20
+	// readBuffer is what each connection keeps to read into. TLS has a buffer of its own, from which this one is filled: it only
+	// has to hold the small frames of a call, and a thousand connections of cells, most of them idle, each have one.
+	readBuffer = 2 << 10
+	// workers are goroutines that keep the stack that a call needs, which a new goroutine would have to grow first. Streams keep
+	// theirs for as long as they last; calls that find none free get a new one.
+	workers = 256
 )
 
 // Config is the section grpc.
@@ -86,7 +90,6 @@ type Server struct {
 	health   *health.Server
 	tel      *telemetry.Telemetry
 	allow    Table
-	valid    protovalidate.Validator
 	metrics  *metrics
 	methods  sync.Map // full method → *method
 
@@ -107,7 +110,7 @@ func New(o Options) (*Server, error) {
 		o.Telemetry = telemetry.Discard()
 	}
 	s := &Server{
-		health: health.NewServer(), tel: o.Telemetry, allow: o.Allow, valid: protovalidate.GlobalValidator, serving: map[string]bool{},
+		health: health.NewServer(), tel: o.Telemetry, allow: o.Allow, serving: map[string]bool{},
 	}
 	var err error
 	if s.metrics, err = newMetrics(o.Telemetry.Registry); err != nil {
@@ -144,7 +147,8 @@ func (s *Server) options(source *mtls.Source) []grpc.ServerOption {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minProbe, PermitWithoutStream: true}),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connectionWindow),
-		grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))), //nolint:gosec // a small number
+		grpc.ReadBufferSize(readBuffer),
+		grpc.NumStreamWorkers(workers),
 		grpc.WaitForHandlers(true),
 	}
 	if s.tel.Tracing() {
