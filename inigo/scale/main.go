@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	return measure(ctx, o)
 }
 
-// measure runs all steps and writes scale.txt and scale.svg into the folder, also of a run that failed.
+// measure runs all steps and writes scale.txt and scale.html into the folder, also of a run that failed.
 func measure(ctx context.Context, o options) (err error) {
 	if err := os.MkdirAll(o.folder, 0o755); err != nil { //nolint:gosec // Postgres, in it, runs as another user
 		return fmt.Errorf("making the folder of the results: %w", err)
@@ -65,7 +65,7 @@ func measure(ctx context.Context, o options) (err error) {
 	table := w.report.table(o)
 	fmt.Print("\n", table)
 	return errors.Join(err,
-		os.WriteFile(filepath.Join(o.folder, "scale.txt"), []byte(table), 0o644),               //nolint:gosec // figures
-		os.WriteFile(filepath.Join(o.folder, "scale.svg"), []byte(w.report.picture(o)), 0o644), //nolint:gosec // figures
+		os.WriteFile(filepath.Join(o.folder, "scale.txt"), []byte(table), 0o644),             //nolint:gosec // figures
+		os.WriteFile(filepath.Join(o.folder, "scale.html"), []byte(w.report.page(o)), 0o644), //nolint:gosec // figures
 	)
 }

@@ -18,6 +18,8 @@ type report struct {
 	mu      sync.Mutex
 	steps   []*step     // guarded by mu
 	samples []point     // guarded by mu
+	beats   []beat      // guarded by mu
+	loads   []load      // guarded by mu; one after each step that leaves instances
 	probes  []latencies // written by one step, read after all
 }
 
@@ -36,7 +38,20 @@ type step struct {
 type point struct {
 	at     time.Duration
 	counts counts
-	cores  float64 // in use by all processes since the sample before
+	cores  map[string]float64 // in use by each process since the sample before
+	mib    map[string]float64 // resident memory of each process
+}
+
+func (r *report) beat(b beat) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.beats = append(r.beats, b)
+}
+
+func (r *report) load(l load) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loads = append(r.loads, l)
 }
 
 func (r *report) begin(name string) {
@@ -64,18 +79,18 @@ func (r *report) note(format string, args ...any) {
 func (r *report) add(now counts, used map[string]use) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := point{at: time.Since(r.began), counts: now}
-	cpu := 0.0
+	p := point{at: time.Since(r.began), counts: now, cores: map[string]float64{}, mib: map[string]float64{}}
+	passed := p.at
+	if n := len(r.samples); n > 0 {
+		passed -= r.samples[n-1].at
+	}
 	for name, u := range used {
-		cpu += u.cpu
+		p.cores[name], p.mib[name] = u.cpu/max(0.001, passed.Seconds()), u.mib
 		if n := len(r.steps); n > 0 && !r.steps[n-1].done {
 			s := r.steps[n-1]
 			s.cpu[name] += u.cpu
 			s.highest[name] = max(s.highest[name], u.mib)
 		}
-	}
-	if n := len(r.samples); n > 0 {
-		p.cores = cpu / max(0.001, (p.at-r.samples[n-1].at).Seconds())
 	}
 	r.samples = append(r.samples, p)
 }
@@ -98,6 +113,16 @@ func (r *report) table(o options) string {
 	_ = t.Flush() // into memory
 	r.perProcess(&out, "CPU seconds", func(s *step) map[string]float64 { return s.cpu }, "%.1f")
 	r.perProcess(&out, "most resident MiB", func(s *step) map[string]float64 { return s.highest }, "%.0f")
+	if len(r.loads) > 0 {
+		put(&out, "\n")
+		t = tabwriter.NewWriter(&out, 0, 0, 2, ' ', tabwriter.AlignRight)
+		put(t, "instances per cell after\tfewest\tmean\tmost\tdeviation\tzones differ by\t\n")
+		for _, l := range r.loads {
+			b := l.balance()
+			put(t, "%s\t%d\t%.1f\t%d\t%.2f\t%d\t\n", l.step, b.fewest, b.mean, b.most, b.deviation, b.skew)
+		}
+		_ = t.Flush() // into memory
+	}
 	if len(r.probes) > 0 {
 		put(&out, "\n")
 		t = tabwriter.NewWriter(&out, 0, 0, 2, ' ', tabwriter.AlignRight)

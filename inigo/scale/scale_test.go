@@ -31,6 +31,6 @@ var _ = ginkgo.Describe("an installation of simulated cells", func() {
 
 		gomega.Expect(measure(ctx, options{cells: 20, instances: 2000, steady: 5 * time.Second, folder: folder, bin: bin})).To(gomega.Succeed())
 		gomega.Expect(filepath.Join(folder, "scale.txt")).To(gomega.BeARegularFile())
-		gomega.Expect(filepath.Join(folder, "scale.svg")).To(gomega.BeARegularFile())
+		gomega.Expect(filepath.Join(folder, "scale.html")).To(gomega.BeARegularFile())
 	}, ginkgo.SpecTimeout(10*time.Minute))
 })

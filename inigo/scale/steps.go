@@ -42,7 +42,7 @@ func (w *world) runSteps(ctx context.Context) error {
 		w.report.end()
 		took := time.Since(began)
 		// The check is not part of the step, so that its own lists do not count.
-		if err := w.verify(ctx, s.want); err != nil {
+		if err := w.verify(ctx, s.name, s.want); err != nil {
 			return fmt.Errorf("after step %q: %w", s.name, err)
 		}
 		fmt.Printf("  %-32s %6.1f s, checked in %.1f s\n", s.name, took.Seconds(), (time.Since(began) - took).Seconds())

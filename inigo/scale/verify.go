@@ -27,18 +27,28 @@ type life struct{ cell, instance string }
 
 // verify holds the records of the BBS against what was desired and against the containers of every cell: none missing, none
 // doubled, none left over. Cells may take a while to delete containers.
-func (w *world) verify(ctx context.Context, want int) error {
+func (w *world) verify(ctx context.Context, step string, want int) error {
 	records, err := w.records(ctx, want)
 	if err != nil {
 		return err
 	}
-	return w.await(ctx, func(ctx context.Context) (any, error) {
+	var found []container
+	err = w.await(ctx, func(ctx context.Context) (any, error) {
 		containers, err := w.containers(ctx)
 		if err != nil {
 			return nil, err
 		}
+		found = containers
 		return len(containers), compare(records, containers)
 	})
+	if err != nil || want == 0 {
+		return err
+	}
+	zones, err := w.zones(ctx)
+	if err == nil {
+		w.report.load(loadOf(step, zones, found))
+	}
+	return err
 }
 
 // records of all instances. It is an error if they are not exactly those desired, running and ordinary.

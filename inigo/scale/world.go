@@ -14,6 +14,7 @@ import (
 
 	"diego.internal/deploy/cluster"
 	bbsv1 "diego.internal/proto/bbs/v1"
+	workloadv1 "diego.internal/proto/workload/v1"
 	"diego.internal/servicekit/grpcclient"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/telemetry"
@@ -91,6 +92,7 @@ func (w *world) connect(ctx context.Context) error {
 	w.meter = newMeter(w.cluster)
 	w.group.Go(func() { w.tail.run(observing) })
 	w.group.Go(func() { w.sample(observing) })
+	w.group.Go(func() { w.pulse(observing) })
 	return nil
 }
 
@@ -128,9 +130,7 @@ func (w *world) cellsConfig(name string, first, count int) map[string]any {
 		"bbs":          map[string]any{"addresses": w.cluster.BBSAddresses()},
 		"locket":       map[string]any{"addresses": w.cluster.LocketAddresses()},
 		"executor":     map[string]any{"state_dir": filepath.Join(filepath.Dir(w.cluster.LogFolder()), "cells-"+name)},
-		// An emptied cell looks for running replacements at each interval; at the default of 10 s waves would mostly wait.
-		"evacuation": map[string]any{"interval": "2s"},
-		"behaviour":  map[string]any{"start_delay": map[string]any{"min": "50ms", "mean": "100ms", "max": "1s"}},
+		"behaviour":    map[string]any{"start_delay": map[string]any{"min": "50ms", "mean": "100ms", "max": "1s"}},
 	}
 }
 
@@ -143,13 +143,22 @@ func (w *world) dialCell(id, address string) (*grpc.ClientConn, error) {
 
 // addresses of the present cells by id.
 func (w *world) addresses(ctx context.Context) (map[string]string, error) {
+	return w.ofCells(ctx, (*workloadv1.CellPresence).GetRepAddress)
+}
+
+// zones of the present cells by id.
+func (w *world) zones(ctx context.Context) (map[string]string, error) {
+	return w.ofCells(ctx, (*workloadv1.CellPresence).GetZone)
+}
+
+func (w *world) ofCells(ctx context.Context, what func(*workloadv1.CellPresence) string) (map[string]string, error) {
 	answer, err := w.cells.ListCells(ctx, &bbsv1.ListCellsRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("listing the cells: %w", err)
 	}
 	out := make(map[string]string, len(answer.GetCells()))
 	for _, c := range answer.GetCells() {
-		out[c.GetPresence().GetCellId()] = c.GetPresence().GetRepAddress()
+		out[c.GetPresence().GetCellId()] = what(c.GetPresence())
 	}
 	return out, nil
 }
@@ -193,12 +202,10 @@ func (w *world) await(ctx context.Context, look func(context.Context) (progress 
 
 // sample notes the states of the instances and what the processes use, until ctx ends.
 func (w *world) sample(ctx context.Context) {
-	for {
+	w.meter.tick() // what was used before counts for nothing
+	for pause(ctx, time.Second) {
 		counts, _ := w.tail.now()
 		w.report.add(counts, w.meter.tick())
-		if !pause(ctx, time.Second) {
-			return
-		}
 	}
 }
 
