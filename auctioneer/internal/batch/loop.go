@@ -8,6 +8,7 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,16 +86,18 @@ func NewLoop(cfg Config) *Loop {
 func (l *Loop) Run(ctx context.Context) error {
 	defer l.late.Wait()
 	pause := minPause
-	var lastHeld time.Time
+	var heldDue time.Time
 	for {
-		if !l.waitForWork(ctx, lastHeld) {
+		if !l.waitForWork(ctx, heldDue) {
 			return nil
 		}
-		withHeld := time.Since(lastHeld) >= holdInterval
-		if withHeld {
-			lastHeld = time.Now()
-		}
+		began := time.Now()
+		withHeld := !began.Before(heldDue)
 		err := l.batch(ctx, withHeld)
+		if withHeld {
+			// Where very much is held back a try is long; it must not take all the time.
+			heldDue = began.Add(max(holdInterval, 3*time.Since(began)))
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -112,8 +115,8 @@ func (l *Loop) Run(ctx context.Context) error {
 }
 
 // waitForWork blocks until there is new work or held work is due; false at the end.
-func (l *Loop) waitForWork(ctx context.Context, lastHeld time.Time) bool {
-	timer := time.NewTimer(max(0, holdInterval-time.Since(lastHeld)))
+func (l *Loop) waitForWork(ctx context.Context, heldDue time.Time) bool {
+	timer := time.NewTimer(max(0, time.Until(heldDue)))
 	defer timer.Stop()
 	for {
 		select {
@@ -186,12 +189,26 @@ type run struct {
 	left  []*work.Work
 	texts map[string]int // refusals by text
 
-	scheduling                    time.Duration
-	items                         int
-	cells                         int // on the last snapshot
-	placed, unknown, failed, held int
-	deferred                      int // cells whose answer the batch did not wait for
+	scheduling              time.Duration
+	items                   int
+	cells                   int // on the last snapshot
+	placed, failed, unknown tally
+	held                    int
+	deferred                int // cells whose answer the batch did not wait for
 }
+
+// tally counts work by kind.
+type tally struct{ lrps, tasks int }
+
+func (t *tally) add(kind auction.Kind) {
+	if kind == auction.Task {
+		t.tasks++
+	} else {
+		t.lrps++
+	}
+}
+
+func (t *tally) any() bool { return t.lrps+t.tasks > 0 }
 
 // pass decides what is left on one snapshot and hands it to the winners.
 func (b *run) pass(ctx context.Context, snapshot cells.Snapshot, last bool) {
@@ -256,7 +273,10 @@ func (b *run) hold(w *work.Work, text string, verdict *auction.Verdict) {
 // giveUp reports work as not placed. verdict is nil if cells refused it that the auction
 // had chosen.
 func (b *run) giveUp(w *work.Work, text string, verdict *auction.Verdict) {
-	b.failed++
+	b.failed.add(w.Kind)
+	b.loop.cfg.Log.Debug("work-refused", "key", w.Key().String(), "placement_error", text, "trace_id", w.TraceID,
+		"memory_mb", w.Request.MemoryMB, "disk_mb", w.Request.DiskMB, "root_fs", w.Request.RootFS,
+		"volume_drivers", w.Request.VolumeDrivers, "placement_tags", w.Request.PlacementTags, "require", w.Request.Require)
 	counts := map[string]int{auction.ReasonRefused.String(): len(w.Avoid)}
 	if verdict != nil {
 		counts = verdict.Counts()
@@ -324,38 +344,41 @@ func (b *run) settle(ctx context.Context, o cells.Outcome) {
 		l.cfg.Log.DebugContext(ctx, "work-placed", "key", w.Key().String(), "cell_id", o.Cell, "trace_id", w.TraceID)
 		l.cfg.History.placed(w)
 		l.cfg.Queue.Placed(w)
+		b.placed.add(w.Kind)
 	}
-	b.placed += len(o.Accepted)
+	words := auction.TextInsufficient
+	if o.Err != nil {
+		words = auction.TextCommunication // it did not refuse, it failed
+	}
 	for _, w := range o.Refused {
-		b.elsewhere(w, o.Cell, auction.TextInsufficient)
+		b.elsewhere(w, o.Cell, words)
 	}
-	b.unknown += len(o.Unknown)
 	for _, w := range o.Unknown {
+		b.unknown.add(w.Kind)
 		l.metrics.unknown(w.Kind)
 		b.elsewhere(w, o.Cell, auction.TextCommunication)
 	}
 }
 
-// elsewhere keeps work for another cell, or gives up after too many.
-func (b *run) elsewhere(w *work.Work, cell, text string) {
+// elsewhere keeps work for another cell, or gives up after too many. words are told if no
+// cell said why.
+func (b *run) elsewhere(w *work.Work, cell, words string) {
 	w.Avoid = append(w.Avoid, cell)
-	switch {
-	case len(w.Avoid) < maxRefusals:
+	w.Reason = cmp.Or(w.Reason, words)
+	if len(w.Avoid) < maxRefusals {
 		b.left = append(b.left, w)
-	case w.Reason != "":
-		b.giveUp(w, w.Reason, nil)
-	default:
-		b.giveUp(w, text, nil)
+		return
 	}
+	b.giveUp(w, w.Reason, nil)
 }
 
 func (b *run) log(ctx context.Context) {
 	level := slog.LevelInfo
-	if b.placed+b.failed+b.unknown == 0 {
+	if !b.placed.any() && !b.failed.any() && !b.unknown.any() {
 		level = slog.LevelDebug // only held work, again
 	}
-	b.loop.cfg.Log.Log(ctx, level, "batch-scheduled", "placed", b.placed, "failed", b.failed, "held", b.held,
-		"unknown", b.unknown, "again", len(b.left), "unanswered_cells", b.deferred, "cells", b.cells,
+	b.loop.cfg.Log.Log(ctx, level, "batch-scheduled", "lrps_placed", b.placed.lrps, "tasks_placed", b.placed.tasks,
+		"lrps_failed", b.failed.lrps, "tasks_failed", b.failed.tasks, "held", b.held, "unknown", b.unknown.lrps+b.unknown.tasks, "again", len(b.left), "unanswered_cells", b.deferred, "cells", b.cells,
 		"scheduling_ms", b.scheduling.Milliseconds(), "total_ms", time.Since(b.started).Milliseconds())
 	if len(b.texts) == 0 {
 		return

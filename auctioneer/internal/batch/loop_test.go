@@ -257,6 +257,19 @@ func TestLoopTellsWhatTheCellSaid(t *testing.T) {
 	require.Equal(t, "the cell is evacuating", world.BBS.Failure("app", 0))
 }
 
+// TestLoopTellsFailuresFromRefusals: the only cell fails each Perform, so there is no lack of resources to tell of.
+func TestLoopTellsFailuresFromRefusals(t *testing.T) {
+	t.Parallel()
+	world := simulationtest.New(t)
+	all := world.AddCells(1)
+	all[0].OnPerform(func(context.Context, func()) error { return status.Error(codes.Internal, "broken") })
+	r := startRig(t, world, weight)
+	r.addLRP(lrp("app", 1, 0))
+	r.eventually("the refusal is told", func() bool { return world.BBS.Failure("app", 0) != "" })
+	require.Equal(t, "unable to communicate to compatible cells", world.BBS.Failure("app", 0))
+	require.InDelta(t, 0, testutil.ToFloat64(r.loop.metrics.lrpStarted), 0)
+}
+
 func TestLoopNoticesRoomThatCameFree(t *testing.T) {
 	t.Parallel()
 	world := simulationtest.New(t)

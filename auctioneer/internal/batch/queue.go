@@ -1,7 +1,9 @@
 package batch
 
 import (
+	"maps"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -11,6 +13,10 @@ import (
 
 // ErrQueueFull is returned for work that comes while too much is waiting.
 var ErrQueueFull = fault.New(codes.ResourceExhausted, "QueueFull", "too much work is waiting for a cell")
+
+// heldLimit is how long work is held back that nobody asks for again. The BBS asks every
+// half minute for what it still wants, so the rest is not wanted any more.
+const heldLimit = 10 * time.Minute
 
 // Queue gathers work until the loop takes it. There is at most one piece of work per
 // key: the latest request counts, with the time of the first. It is safe for concurrent
@@ -92,11 +98,15 @@ func (q *Queue) poke() {
 	q.wake()
 }
 
-// Take hands out what waits, and with held set also what is held back. Everything
-// taken must come back by Placed, Dropped, Again or Hold.
+// Take hands out what waits, and with held set also what is held back, less what nobody
+// wants any more. Everything taken must come back by Placed, Dropped, Again or Hold.
 func (q *Queue) Take(held bool) []*work.Work {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if held {
+		old := time.Now().Add(-heldLimit)
+		maps.DeleteFunc(q.held, func(_ work.Key, w *work.Work) bool { return w.Asked.Before(old) })
+	}
 	select {
 	case <-q.signal:
 	default:

@@ -13,6 +13,7 @@ func instance(t *testing.T, memory int32, queued int64) *work.Work {
 	t.Helper()
 	works, err := work.Instances(lrp("app", memory, 0), time.Unix(queued, 0))
 	require.NoError(t, err)
+	works[0].Asked = time.Now()
 	return works[0]
 }
 
@@ -70,6 +71,30 @@ func TestQueue(t *testing.T) {
 			newer := add(t, q, instance(t, 2, 20))
 			q.Again(w)
 			require.Equal(t, []*work.Work{newer}, q.Take(false))
+		},
+		"held work that nobody asks for again is forgotten": func(t *testing.T, q *Queue) {
+			t.Helper()
+			old, again := instance(t, 1, 10), instance(t, 1, 10)
+			again.Index, old.Asked = 1, time.Now().Add(-heldLimit-time.Second)
+			add(t, q, old)
+			add(t, q, again)
+			for _, w := range q.Take(false) {
+				q.Hold(w)
+			}
+			require.Equal(t, []*work.Work{again}, q.Take(true))
+			require.Equal(t, [3]int{0, 0, 1}, lengths(q))
+		},
+		"work is found wherever it is": func(t *testing.T, q *Queue) {
+			t.Helper()
+			w := add(t, q, instance(t, 1, 10))
+			require.Equal(t, Waiting, q.Find(w.Key()))
+			q.Take(false)
+			require.Equal(t, Taken, q.Find(w.Key()))
+			q.Hold(w)
+			require.Equal(t, Held, q.Find(w.Key()))
+			require.Len(t, q.Take(true), 1)
+			q.Dropped(w)
+			require.Equal(t, Unknown, q.Find(w.Key()))
 		},
 		"held work is taken only when asked for": func(t *testing.T, q *Queue) {
 			t.Helper()

@@ -239,9 +239,23 @@ func (f *Fleet) fetch(m *member) {
 		}
 		m.recovered(time.Since(m.fetchStarted) <= f.cfg.SoftDeadline)
 		if m.handovers == handovers {
-			m.learn(resp, m.fetchStarted)
+			f.learn(m, resp, m.fetchStarted)
 		}
 	})
+}
+
+// learn takes over a state and tells when a cell begins or ends to take work. The caller
+// holds the lock.
+func (f *Fleet) learn(m *member, s *repv1.StateResponse, at time.Time) {
+	before := auction.Open
+	if m.known != nil {
+		before = m.known.Condition
+	}
+	m.learn(s, at)
+	if after := m.known.Condition; after != before {
+		f.cfg.Log.Info("cell-condition-changed", "cell_id", m.id, "zone", m.known.Zone, "takes_work", after == auction.Open,
+			"evacuating", after == auction.Evacuating, "reason", s.GetReason())
+	}
 }
 
 func (f *Fleet) state(m *member, known uint64) (*repv1.StateResponse, error) {

@@ -266,6 +266,44 @@ func TestPerformThatFailed(t *testing.T) {
 	}
 }
 
+// TestPerformOfMuchWork needs several calls: none may be larger than a cell takes, and what an earlier one settled stays
+// settled when a later one fails.
+func TestPerformOfMuchWork(t *testing.T) {
+	t.Parallel()
+	world := simulationtest.New(t)
+	all := world.AddCells(1)
+	all[0].Change(func(s *repv1.StateResponse) {
+		s.TotalResources = &workloadv1.CellCapacity{MemoryMb: 100_000, DiskMb: 100_000, Containers: 20_000}
+		s.AvailableResources = &workloadv1.CellCapacity{MemoryMb: 100_000, DiskMb: 100_000, Containers: 2_000}
+	})
+	f := newFleet(t, world)
+	warm(t, f, 1)
+	o := perform(t, f, append(works(t, 1, 1_500), task(t, "task")))
+	require.NoError(t, o.Err)
+	require.Len(t, o.Accepted, 1_501)
+	_, performs := all[0].Calls()
+	require.Equal(t, 2, performs)
+	require.Equal(t, int64(499), snapshot(t, f, time.Now().Add(-time.Minute))["cell-000"].Available.Containers)
+
+	calls := 0
+	all[0].Clear()
+	warm(t, f, 1)
+	snapshot(t, f, time.Now())
+	all[0].OnPerform(func(_ context.Context, perform func()) error {
+		if calls++; calls == 2 {
+			return status.Error(codes.Internal, "broken")
+		}
+		perform()
+		return nil
+	})
+	o = perform(t, f, works(t, 1, 3_500))
+	require.Error(t, o.Err)
+	require.Equal(t, []int{1_000, 2_500, 0}, []int{len(o.Accepted), len(o.Refused), len(o.Unknown)})
+	got := snapshot(t, f, time.Now())["cell-000"]
+	require.Equal(t, map[string]int{"app": 1_000}, got.Instances)
+	require.Equal(t, int64(99_000), got.Available.MemoryMB)
+}
+
 func TestCellUnderPerformGetsNothingElse(t *testing.T) {
 	t.Parallel()
 	world := simulationtest.New(t)

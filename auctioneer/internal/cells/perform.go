@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"diego.internal/auctioneer/internal/auction"
 	"diego.internal/auctioneer/internal/work"
 	repv1 "diego.internal/proto/rep/v1"
+	workloadv1 "diego.internal/proto/workload/v1"
 )
 
 // Outcome is what became of work that was handed to one cell. Each piece of work is in
@@ -26,7 +28,14 @@ type Outcome struct {
 	Err error
 }
 
-var errCellGone = errors.New("the cell is gone")
+var (
+	errCellGone = errors.New("the cell is gone")
+	errAnswers  = errors.New("there are not as many answers as questions")
+)
+
+// performChunk is how much work one Perform call carries. With the longest constraints that
+// the contract allows a call stays below the limit on messages.
+const performChunk = 1000
 
 // Perform hands work to a cell and returns at once; done gets the outcome later, from
 // another goroutine, exactly once and also after Close. Until then the cell is given
@@ -47,30 +56,22 @@ func (f *Fleet) Perform(cellID string, works []*work.Work, done func(Outcome)) {
 	f.calls.Go(func() { done(f.perform(m, works)) })
 }
 
+// perform hands over all of the work, in calls that a cell takes: their number and size are
+// bounded by the contract.
 func (f *Fleet) perform(m *member, works []*work.Work) Outcome {
-	ctx, cancel := context.WithTimeoutCause(f.ctx, f.cfg.PerformTimeout, errPerformTimeout)
-	defer cancel()
-	req, order := performRequest(m.id, works)
-	resp, err := f.call(ctx, m, req)
-	if err == nil && len(resp.GetLrps())+len(resp.GetTasks()) != len(works) {
-		err = fmt.Errorf("handing work to cell %q: %d answers to %d items", m.id, len(resp.GetLrps())+len(resp.GetTasks()), len(works))
-	}
-	if err != nil {
-		return f.reask(m, works, err)
-	}
 	out := Outcome{Cell: m.id}
-	for i, r := range append(resp.GetLrps(), resp.GetTasks()...) {
-		w := order[i]
-		if r.GetAccepted() {
-			out.Accepted = append(out.Accepted, w)
-			continue
+	var free *workloadv1.CellCapacity
+	for chunk := range slices.Chunk(works, performChunk) {
+		resp, err := f.performSome(m, chunk, &out)
+		if err != nil {
+			// Of what was not sent yet nothing can be there.
+			return f.reask(m, works[len(out.Accepted)+len(out.Refused):], out, err)
 		}
-		w.Reason = r.GetReason()
-		out.Refused = append(out.Refused, w)
+		free = resp.GetAvailableResources()
 	}
 	f.settle(m, func() {
 		m.takeBack(out.Refused)
-		if free := resp.GetAvailableResources(); free != nil && m.known != nil && m.performing == 0 {
+		if free != nil && m.known != nil && m.performing == 0 {
 			c := *m.known
 			c.Available = resources(free)
 			m.known = &c
@@ -80,6 +81,31 @@ func (f *Fleet) perform(m *member, works []*work.Work) Outcome {
 		}
 	})
 	return out
+}
+
+// performSome makes one call and sorts its answers into the outcome.
+func (f *Fleet) performSome(m *member, works []*work.Work, out *Outcome) (*repv1.PerformResponse, error) {
+	ctx, cancel := context.WithTimeoutCause(f.ctx, f.cfg.PerformTimeout, errPerformTimeout)
+	defer cancel()
+	req, order := performRequest(m.id, works)
+	resp, err := f.call(ctx, m, req)
+	if err != nil {
+		return nil, err
+	}
+	if len(resp.GetLrps()) != len(req.GetLrps()) || len(resp.GetTasks()) != len(req.GetTasks()) {
+		return nil, fmt.Errorf("handing work to cell %q: %w: %d and %d to %d instances and %d tasks", m.id, errAnswers,
+			len(resp.GetLrps()), len(resp.GetTasks()), len(req.GetLrps()), len(req.GetTasks()))
+	}
+	for i, r := range slices.Concat(resp.GetLrps(), resp.GetTasks()) {
+		w := order[i]
+		if r.GetAccepted() {
+			out.Accepted = append(out.Accepted, w)
+			continue
+		}
+		w.Reason = r.GetReason()
+		out.Refused = append(out.Refused, w)
+	}
+	return resp, nil
 }
 
 func (f *Fleet) call(ctx context.Context, m *member, req *repv1.PerformRequest) (*repv1.PerformResponse, error) {
@@ -98,9 +124,10 @@ func (f *Fleet) call(ctx context.Context, m *member, req *repv1.PerformRequest) 
 
 // reask finds out what a failed Perform did, by asking the cell what it holds. An
 // instance that both this cell and another get is no harm: the second to claim it is
-// refused by the BBS and gives up its room.
-func (f *Fleet) reask(m *member, works []*work.Work, failure error) Outcome {
-	out := Outcome{Cell: m.id, Err: failure}
+// refused by the BBS and gives up its room. The outcome has what the calls before were
+// answered.
+func (f *Fleet) reask(m *member, works []*work.Work, out Outcome, failure error) Outcome {
+	out.Err = failure
 	ctx, cancel := context.WithTimeoutCause(f.ctx, min(reaskTimeout, f.cfg.StateTimeout), errStateTimeout)
 	defer cancel()
 	started := time.Now()
@@ -124,7 +151,7 @@ func (f *Fleet) reask(m *member, works []*work.Work, failure error) Outcome {
 	f.settle(m, func() {
 		m.recovered(true)
 		if m.performing == 0 {
-			m.learn(resp, started)
+			f.learn(m, resp, started)
 		}
 	})
 	return out

@@ -42,6 +42,8 @@ type Work struct {
 	Resources    *workloadv1.Resources
 	Placement    *workloadv1.PlacementConstraint
 
+	// Asked is when it was asked for the last time; Queued is the first.
+	Asked time.Time
 	// Reason is what the last cell that refused it said.
 	Reason string
 	// Held is true once it has been held back, of which the BBS was told.
@@ -73,7 +75,7 @@ func Instances(start *auctioneerv1.LRPStart, now time.Time) ([]*Work, error) {
 			Kind: auction.LRP, GUID: start.GetProcessGuid(), Queued: now,
 			Request: request(auction.LRP, start.GetResources(), start.GetPlacement()),
 		},
-		Domain: start.GetDomain(), DefinitionID: start.GetDefinitionId(), TraceID: start.GetTraceId(),
+		Domain: start.GetDomain(), DefinitionID: start.GetDefinitionId(), TraceID: start.GetTraceId(), Asked: now,
 		Resources: start.GetResources(), Placement: start.GetPlacement(),
 	}
 	indices := slices.Clone(start.GetIndices())
@@ -99,7 +101,7 @@ func Task(start *auctioneerv1.TaskStart, now time.Time) (*Work, error) {
 			Kind: auction.Task, GUID: start.GetTaskGuid(), Queued: now,
 			Request: request(auction.Task, start.GetResources(), start.GetPlacement()),
 		},
-		Domain: start.GetDomain(), TraceID: start.GetTraceId(),
+		Domain: start.GetDomain(), TraceID: start.GetTraceId(), Asked: now,
 		Resources: start.GetResources(), Placement: start.GetPlacement(),
 	}, nil
 }
