@@ -70,6 +70,8 @@ type Desired struct {
 	UpdatedAt int64
 	// Revision of the store that last changed the record. The store sets it, nothing here reads it.
 	Revision uint64
+	// Encoded is the record as workload.v1.SchedulingInfo. The store sets it, nothing here reads it.
+	Encoded []byte
 
 	Instances      int32
 	UpdateStrategy UpdateStrategy

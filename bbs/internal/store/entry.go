@@ -86,7 +86,7 @@ func encodeEntry(c *changes, events []watch.Event) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("encoding desired lrp %q: %w", d.ProcessGUID, err)
 		}
-		e.row(rowDesired, field(nil, 2, e.record(wire.AppendSchedulingInfo(nil, d))), blob(9, header))
+		e.row(rowDesired, field(nil, 2, e.record(d.Encoded)), blob(9, header))
 	}
 	for _, guid := range c.desiredsGone {
 		e.row(rowDesired, str(3, guid))
@@ -408,7 +408,7 @@ func (f *rowFields) desired() (*lrp.Desired, error) {
 		return nil, fmt.Errorf("%w: %w", errEntry, err)
 	}
 	d := wire.DesiredFrom(&header)
-	d.LogGUID = info.GetLogGuid()
+	d.LogGUID, d.Encoded = info.GetLogGuid(), f.record
 	d.Resources = wire.ResourcesFrom(info.GetResources())
 	d.Placement = wire.PlacementFrom(info.GetPlacement())
 	var err error

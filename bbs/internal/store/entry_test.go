@@ -24,6 +24,7 @@ func entryOfEverything(tb testing.TB) ([]byte, changes, []watch.Event) {
 	row := &actualRow{Actual: a, encoded: wire.EncodeActual(a)}
 	d := desired("app", 2)
 	d.HealthyDefinitionID, d.Revision = "def-0", 9
+	d.Encoded = wire.AppendSchedulingInfo(nil, d)
 	c := changes{
 		actuals: []*actualRow{row}, actualsGone: []actualID{{Key: lrp.Key{ProcessGUID: "gone", Index: 1}, presence: lrp.Suspect}},
 		desireds: []*lrp.Desired{d}, desiredsGone: []string{"gone"},

@@ -153,6 +153,7 @@ func (l *loader) desireds(ctx context.Context, tx pgx.Tx) error {
 			row.MetricTags, errs[1] = tagsFrom(tags)
 			row.CrashPolicy, errs[2] = policyFrom(policy)
 			errs[3] = openClientData(l.keys, &row, clientData)
+			row.Encoded = wire.AppendSchedulingInfo(make([]byte, 0, wire.SchedulingInfoSize(&row)), &row)
 			return l.insert(tableDesired, "desired_lrps", d.ProcessGUID, &row, errors.Join(errs[:]...))
 		})
 }

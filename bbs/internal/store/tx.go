@@ -151,6 +151,7 @@ func (tx *Tx) putDesired(before, after *lrp.Desired) {
 		return
 	}
 	after.Revision = tx.batch.revision
+	after.Encoded = wire.AppendSchedulingInfo(make([]byte, 0, wire.SchedulingInfoSize(after)), after)
 	if before == nil || before.HealthyDefinitionID != after.HealthyDefinitionID {
 		tx.batch.healthy[after.ProcessGUID] = struct{}{}
 	}
@@ -223,10 +224,10 @@ func (tx *Tx) emitDesired(e *lrp.DesiredEvent) {
 		event.Kind, about = watch.DesiredRemoved, e.Before
 	}
 	if e.Before != nil {
-		event.Before = wire.AppendSchedulingInfo(nil, e.Before)
+		event.Before = e.Before.Encoded
 	}
 	if e.After != nil {
-		event.After = wire.AppendSchedulingInfo(nil, e.After)
+		event.After = e.After.Encoded
 	}
 	event.Subject, event.Domain = about.ProcessGUID, about.Domain
 	event.Cells = tx.cellsOf(about.ProcessGUID)

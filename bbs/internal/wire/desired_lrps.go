@@ -205,6 +205,33 @@ func AppendSchedulingInfo(b []byte, d *lrp.Desired) []byte {
 	return out.str(12, d.ActiveDefinitionID).tag(13, d.Tag).num(14, d.Revision)
 }
 
+// SchedulingInfoSize is at least the size of what AppendSchedulingInfo appends, in bytes, and hardly more: the encodings of all
+// LRPs are kept in memory.
+func SchedulingInfoSize(d *lrp.Desired) int {
+	// What surrounds a text or an entry of a map, and numbers and what else is there once.
+	const perText, perEntry, rest = 3, 12, 80
+	size := rest + len(d.ProcessGUID) + len(d.Domain) + len(d.LogGUID) + len(d.Annotation) + len(d.Placement.RootFS) +
+		len(d.ActiveDefinitionID) + len(d.Tag.Epoch) + 7*perText
+	for _, route := range d.Routes {
+		if route.Router != SecretRouter {
+			size += perEntry + len(route.Router) + len(route.Value)
+		}
+	}
+	for _, tag := range d.MetricTags {
+		size += perEntry + len(tag.Name) + len(tag.Static)
+	}
+	texts := [][]string{d.Placement.VolumeDrivers, d.Placement.PlacementTags}
+	if d.Placement.Constraint != nil {
+		texts = append(texts, d.Placement.Constraint.Require)
+	}
+	for _, list := range texts {
+		for _, text := range list {
+			size += perText + len(text)
+		}
+	}
+	return size
+}
+
 // AppendRoutingInfo is AppendSchedulingInfo for RoutingInfo(d).
 func AppendRoutingInfo(b []byte, d *lrp.Desired) []byte {
 	return message(b).str(1, d.ProcessGUID).str(2, d.Domain).str(3, d.LogGUID).

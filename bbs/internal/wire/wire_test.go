@@ -127,7 +127,7 @@ func TestReportedRoundTrip(t *testing.T) {
 func TestDesiredRoundTrip(t *testing.T) {
 	t.Parallel()
 	d := desired()
-	requireFilled(t, d, "InternalHostnames") // which follow from the routes
+	requireFilled(t, d, "InternalHostnames", "Encoded") // which follow from the rest
 	m := Desired(d, true)
 	requireFilledMessage(t, m, "definition")
 	fromDefinition := cmpopts.IgnoreFields(lrp.Desired{}, "LogGUID", "Resources", "Placement")
@@ -172,7 +172,9 @@ func TestAppendedInfosAreTheEncodingsOfTheMessages(t *testing.T) {
 	long.Placement.PlacementTags = []string{strings.Repeat("t", 200), ""}
 	for name, d := range map[string]*lrp.Desired{"all fields": desired(), "no field": {}, "long fields": long} {
 		var info workloadv1.SchedulingInfo
-		require.NoError(t, proto.Unmarshal(AppendSchedulingInfo([]byte{}, d), &info), name)
+		encoded := AppendSchedulingInfo([]byte{}, d)
+		require.NoError(t, proto.Unmarshal(encoded, &info), name)
+		require.GreaterOrEqual(t, SchedulingInfoSize(d), len(encoded), name)
 		require.Empty(t, cmp.Diff(SchedulingInfo(d), &info, protocmp.Transform()), name)
 		var routing workloadv1.RoutingInfo
 		prefix := []byte("before")
