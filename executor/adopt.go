@@ -87,7 +87,7 @@ func (c *Client) loadJournals() ([]*node, error) {
 			continue
 		}
 		n := c.newNode(record)
-		n.progress = newProgress(j, marks, n.log)
+		n.progress = newProgress(j, marks, c.log)
 		if n.sink, err = c.logs.Resume(n.handle, n.sinkConfig(record)); err != nil {
 			return nil, err
 		}
@@ -127,11 +127,11 @@ func (n *node) resume(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	n.log.Info("container-adopted", slog.String("state", string(n.record.State)))
+	n.log().Info("container-adopted", slog.String("state", string(n.record.State)))
 	n.mu.Lock()
 	defer n.mu.Unlock() // the life begins at once
 	n.ready = n.record.Routable
-	if !n.startLife(func(ctx context.Context) { n.run(ctx, inside, true) }) { //nolint:contextcheck // containers outlive the call
+	if !n.startLife(func(ctx context.Context) { n.outcome(ctx, n.run(ctx, inside, true)) }) { //nolint:contextcheck // containers outlive the call
 		return ErrClosed
 	}
 	if n.record.Result.Stopped {

@@ -14,6 +14,7 @@ import (
 	"diego.internal/executor/container"
 	"diego.internal/executor/garden"
 	"diego.internal/executor/logs"
+	"diego.internal/executor/step"
 )
 
 // Properties of our containers in the engine.
@@ -28,14 +29,21 @@ const pathServiceBindings = "/etc/cf-service-bindings"
 
 // live is the life of a new container: it is built, run, and completed.
 func (n *node) live(ctx context.Context) {
-	start := time.Now()
-	inside, err := n.build(ctx)
+	var (
+		inside garden.Container
+		err    error
+	)
+	step.Aside(func() {
+		start := time.Now()
+		if inside, err = n.build(ctx); err == nil {
+			n.client.counters.created(time.Since(start))
+		}
+	})
 	if err != nil {
 		n.unbuilt(ctx, err)
 		return
 	}
-	n.client.counters.created(time.Since(start))
-	n.run(ctx, inside, false)
+	n.outcome(ctx, n.run(ctx, inside, false))
 }
 
 // unbuilt completes a container whose building failed or was interrupted.
@@ -48,7 +56,7 @@ func (n *node) unbuilt(ctx context.Context, err error) {
 	default:
 		n.client.counters.CreationFailed.Add(1)
 		n.client.suspicious.Store(true)
-		n.log.Warn("creating-container-failed", slog.Any("error", err))
+		n.log().Warn("creating-container-failed", slog.Any("error", err))
 		n.complete(true, creationFailure(err), true)
 	}
 }

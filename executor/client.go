@@ -27,6 +27,7 @@ import (
 	"diego.internal/executor/cache"
 	"diego.internal/executor/container"
 	"diego.internal/executor/garden"
+	"diego.internal/executor/healthcheck"
 	"diego.internal/executor/identity"
 	"diego.internal/executor/logs"
 	"diego.internal/executor/step"
@@ -43,6 +44,7 @@ type Client struct {
 	cache     *cache.Cache
 	transfers *transfer.Client
 	authority *identity.Authority // nil: containers get no certificates
+	http      *healthcheck.HTTP
 	counters  *Counters
 	pools     pools
 
@@ -99,6 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		log:      cfg.Log,
 		engine:   cfg.Engine,
 		events:   newHub(),
+		http:     healthcheck.NewHTTP(cfg.Dial),
 		counters: &Counters{},
 		detached: make(chan struct{}),
 		nodes:    make(map[string]*node),

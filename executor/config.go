@@ -83,6 +83,10 @@ type Config struct {
 	// HealthyInterval and UnhealthyInterval are the pauses between health checks. Default 30 s and 2 s.
 	HealthyInterval   time.Duration `yaml:"healthy_interval"`
 	UnhealthyInterval time.Duration `yaml:"unhealthy_interval"`
+	// FirstRetry is the pause after the first declarative check of a starting application, which is seldom ready by then. It
+	// doubles with each attempt until it is UnhealthyInterval, and is not used where a workload has an interval of its own.
+	// Default 100 ms.
+	FirstRetry time.Duration `yaml:"first_retry"`
 	// CheckTimeout is the limit of one declarative check that names none. Default 1 s.
 	CheckTimeout time.Duration `yaml:"check_timeout"`
 
@@ -119,6 +123,7 @@ func (c *Config) SetDefaults() {
 	def(&c.EngineCheckTimeout, 10*time.Second)
 	def(&c.HealthyInterval, 30*time.Second)
 	def(&c.UnhealthyInterval, 2*time.Second)
+	def(&c.FirstRetry, 100*time.Millisecond)
 	def(&c.CheckTimeout, time.Second)
 	def(&c.LogBytes, 1<<20)
 	def(&c.LogLines, 10_000)
@@ -187,6 +192,7 @@ func (c *Config) positive() []error {
 		{"engine_check_timeout", int64(c.EngineCheckTimeout)},
 		{"healthy_interval", int64(c.HealthyInterval)},
 		{"unhealthy_interval", int64(c.UnhealthyInterval)},
+		{"first_retry", int64(c.FirstRetry)},
 		{"check_timeout", int64(c.CheckTimeout)},
 		{"log_bytes", c.LogBytes},
 		{"log_lines", int64(c.LogLines)},

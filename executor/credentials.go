@@ -121,7 +121,7 @@ func (c *Client) rotateCredentials(ctx context.Context) error {
 		reloads = err == nil
 		for _, n := range c.all() {
 			if err := n.rotateCredentials(time.Now()); err != nil {
-				n.log.Warn("rotating-credentials-failed", slog.Any("error", err))
+				n.log().Warn("rotating-credentials-failed", slog.Any("error", err))
 			}
 		}
 		if !wait(ctx, pause) {

@@ -104,9 +104,9 @@ func (n *node) remove(ctx context.Context) error {
 	if err := n.journal.remove(); err != nil {
 		return err
 	}
-	n.log.Debug("container-destroyed", slog.Duration("took", time.Since(start)))
+	n.log().Debug("container-destroyed", slog.Duration("took", time.Since(start)))
 	if err := c.logs.Retire(n.handle); err != nil {
-		n.log.Warn("retiring-log-failed", slog.Any("error", err)) // lines are lost, nothing else
+		n.log().Warn("retiring-log-failed", slog.Any("error", err)) // lines are lost, nothing else
 	}
 	return nil
 }
@@ -179,7 +179,7 @@ func (c *Client) reapMissing(ctx context.Context) error {
 	}
 	for _, n := range candidates {
 		if !present[n.handle] && n.snapshot().State != container.StateCompleted {
-			n.log.Warn("container-missing")
+			n.log().Warn("container-missing")
 			n.stop(errMissing)
 		}
 	}

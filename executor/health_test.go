@@ -69,14 +69,14 @@ func TestHealth(t *testing.T) {
 		"it never becomes healthy": {
 			info:  RunInfo{StartTimeout: 5 * time.Second, CheckDefinition: &CheckDefinition{Checks: []Check{tcp(8080)}}},
 			after: 6 * time.Second, want: StateCompleted,
-			reason: "Instance never healthy after 5s: Timed out after 5s (3 attempts) waiting for startup check to succeed: failed to make TCP connection to IP:8080: connection refused",
+			reason: "Instance never healthy after 5s: Timed out after 5s (6 attempts) waiting for startup check to succeed: failed to make TCP connection to IP:8080: connection refused",
 			lines:  []string{"CELL ERR Failed after 5s: startup health check never passed."},
 		},
 		"both failures of two kinds of check are named": {
 			info:  RunInfo{StartTimeout: 5 * time.Second, CheckDefinition: &CheckDefinition{Checks: []Check{tcp(8080), {HTTP: &HTTPCheck{Port: 8081, Path: "/up"}}}}},
 			after: 6 * time.Second, want: StateCompleted,
-			reason: "Instance never healthy after 5s: Timed out after 5s (3 attempts) waiting for startup check to succeed: failed to make TCP connection to IP:8080: connection refused; " +
-				"Timed out after 5s (3 attempts) waiting for startup check to succeed: failed to make HTTP request to '/up' on port 8081: connection refused",
+			reason: "Instance never healthy after 5s: Timed out after 5s (6 attempts) waiting for startup check to succeed: failed to make TCP connection to IP:8080: connection refused; " +
+				"Timed out after 5s (6 attempts) waiting for startup check to succeed: failed to make HTTP request to '/up' on port 8081: connection refused",
 		},
 		"without a start timeout it waits": {
 			info:  RunInfo{CheckDefinition: &CheckDefinition{Checks: []Check{tcp(8080)}}},

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -113,23 +114,25 @@ type progress struct {
 	path string // "" keeps it in memory only
 	log  *slog.Logger
 
-	mu    sync.Mutex
-	marks savedProgress
+	mu sync.Mutex
+	// processes are one or two in most containers, which a map would take ten times the room for.
+	processes []processMark
+	done      map[string]bool
+	since     map[string]time.Time
+}
+
+type processMark struct {
+	id   string
+	mark step.ProcessMark
 }
 
 var _ step.Progress = (*progress)(nil)
 
 func newProgress(j journal, marks savedProgress, log *slog.Logger) *progress {
-	if marks.Processes == nil {
-		marks.Processes = make(map[string]step.ProcessMark)
+	p := &progress{log: log, done: marks.Done, since: marks.Since}
+	for id, mark := range marks.Processes {
+		p.processes = append(p.processes, processMark{id: id, mark: mark})
 	}
-	if marks.Done == nil {
-		marks.Done = make(map[string]bool)
-	}
-	if marks.Since == nil {
-		marks.Since = make(map[string]time.Time)
-	}
-	p := &progress{log: log, marks: marks}
 	if j.dir != "" {
 		p.path = filepath.Join(j.dir, progressFile)
 	}
@@ -139,16 +142,26 @@ func newProgress(j journal, marks savedProgress, log *slog.Logger) *progress {
 func (p *progress) Process(id string) step.ProcessMark {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.marks.Processes[id]
+	if i := p.indexLocked(id); i >= 0 {
+		return p.processes[i].mark
+	}
+	return step.ProcessMark{}
+}
+
+func (p *progress) indexLocked(id string) int {
+	return slices.IndexFunc(p.processes, func(m processMark) bool { return m.id == id })
 }
 
 func (p *progress) SetProcess(id string, mark step.ProcessMark) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if mark == (step.ProcessMark{}) {
-		delete(p.marks.Processes, id)
-	} else {
-		p.marks.Processes[id] = mark
+	switch i := p.indexLocked(id); {
+	case mark == (step.ProcessMark{}):
+		p.processes = slices.DeleteFunc(p.processes, func(m processMark) bool { return m.id == id })
+	case i < 0:
+		p.processes = append(p.processes, processMark{id: id, mark: mark})
+	default:
+		p.processes[i].mark = mark
 	}
 	p.saveLocked()
 }
@@ -156,23 +169,29 @@ func (p *progress) SetProcess(id string, mark step.ProcessMark) {
 func (p *progress) Done(key string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.marks.Done[key]
+	return p.done[key]
 }
 
 func (p *progress) SetDone(key string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.marks.Done[key] = true
+	if p.done == nil {
+		p.done = make(map[string]bool)
+	}
+	p.done[key] = true
 	p.saveLocked()
 }
 
 func (p *progress) Since(key string, now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if since, ok := p.marks.Since[key]; ok {
+	if since, ok := p.since[key]; ok {
 		return since
 	}
-	p.marks.Since[key] = now
+	if p.since == nil {
+		p.since = make(map[string]time.Time)
+	}
+	p.since[key] = now
 	p.saveLocked()
 	return now
 }
@@ -182,9 +201,9 @@ func (p *progress) leftovers(place string) []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var ids []string
-	for id, mark := range p.marks.Processes {
-		if strings.HasPrefix(id, place) && !mark.Ended {
-			ids = append(ids, id)
+	for _, m := range p.processes {
+		if strings.HasPrefix(m.id, place) && !m.mark.Ended {
+			ids = append(ids, m.id)
 		}
 	}
 	return ids
@@ -194,7 +213,11 @@ func (p *progress) saveLocked() {
 	if p.path == "" {
 		return
 	}
-	if err := writeJSON(p.path, p.marks); err != nil {
+	marks := savedProgress{Processes: make(map[string]step.ProcessMark, len(p.processes)), Done: p.done, Since: p.since}
+	for _, m := range p.processes {
+		marks.Processes[m.id] = m.mark
+	}
+	if err := writeJSON(p.path, marks); err != nil {
 		p.log.Error("saving-progress-failed", slog.String("path", p.path), slog.Any("error", err))
 	}
 }

@@ -25,7 +25,6 @@ type node struct {
 	client *Client
 	guid   string
 	handle string
-	log    *slog.Logger
 
 	mu       sync.Mutex
 	record   container.Record
@@ -53,10 +52,14 @@ func (c *Client) newNode(record container.Record) *node {
 		client:  c,
 		guid:    record.GUID,
 		handle:  handle,
-		log:     c.log.With(slog.String("container_guid", record.GUID)),
 		record:  record,
 		journal: j,
 	}
+}
+
+// log names the container in each line. It is made when it is needed, which for most containers is twice.
+func (n *node) log() *slog.Logger {
+	return n.client.log.With(slog.String("container_guid", n.guid))
 }
 
 func (n *node) snapshot() container.Record {
@@ -72,7 +75,8 @@ func (n *node) begin(request RunRequest) error {
 	if n.deletion != nil {
 		return fmt.Errorf("container %q is being deleted: %w", n.guid, ErrInvalidTransition)
 	}
-	record, err := n.record.Initialized(&request.Info, request.Tags)
+	info := request.Info // apart from the rest of the request, which nobody needs any more
+	record, err := n.record.Initialized(&info, request.Tags)
 	if err != nil {
 		return err
 	}
@@ -83,7 +87,7 @@ func (n *node) begin(request RunRequest) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("running container %q: %w", n.guid, err), n.journal.remove())
 	}
-	n.progress = newProgress(n.journal, savedProgress{}, n.log)
+	n.progress = newProgress(n.journal, savedProgress{}, n.client.log)
 	if !n.startLife(n.live) {
 		return errors.Join(ErrClosed, n.journal.remove())
 	}
@@ -144,7 +148,7 @@ func (n *node) saveLocked() {
 		return // reservations are not kept
 	}
 	if err := n.journal.save(n.record); err != nil {
-		n.log.Error("saving-record-failed", slog.Any("error", err))
+		n.log().Error("saving-record-failed", slog.Any("error", err))
 	}
 }
 
@@ -154,7 +158,7 @@ func (n *node) complete(failed bool, reason string, retryable bool) {
 		return r.Completed(failed, reason, retryable), nil
 	})
 	n.client.counters.Completed.Add(1)
-	n.log.Info("container-completed", slog.Bool("failed", failed), slog.String("reason", shorten(reason)))
+	n.log().Info("container-completed", slog.Bool("failed", failed), slog.String("reason", shorten(reason)))
 }
 
 // shorten keeps a reason in the executor's own log to a line; the whole is in the record.
@@ -231,12 +235,12 @@ func (n *node) update(ctx context.Context, request UpdateRequest) error {
 }
 
 // becameRunning is called by the tree when all its members are ready.
-func (n *node) becameRunning(hasReadiness bool) {
+func (n *node) becameRunning() {
 	err := n.change(EventRunning, func(r container.Record) (container.Record, error) {
-		return r.Running(!hasReadiness || n.ready)
+		return r.Running(n.ready || !awaitsReadiness(r.RunInfo))
 	})
 	if err == nil {
-		n.log.Info("container-running")
+		n.log().Info("container-running")
 	}
 }
 

@@ -26,94 +26,102 @@ const (
 
 const defaultHealthSource = "HEALTH"
 
-// run runs the tree of a container that exists and completes the container with its result.
-func (n *node) run(ctx context.Context, inside garden.Container, resumed bool) {
-	if resumed {
-		n.killProbes(ctx, inside)
-	}
-	record := n.snapshot()
-	env := n.stepEnv(inside, record)
-	tree := n.tree(env, record, resumed)
-	n.outcome(ctx, tree(ctx, func() { n.becameRunning(len(n.readinessChecks(record)) > 0) }))
+// run runs the tree of a container that exists and returns its result.
+func (n *node) run(ctx context.Context, inside garden.Container, resumed bool) error {
+	var tree step.Step
+	step.Aside(func() {
+		if resumed {
+			n.killProbes(ctx, inside)
+		}
+		record := n.snapshot()
+		tree = n.tree(n.stepEnv(inside, record), record, resumed)
+	})
+	return tree(ctx, n.becameRunning)
 }
 
 func (n *node) stepEnv(inside garden.Container, record container.Record) *step.Env {
-	c := n.client
+	c, net := n.client, record.Net
 	return &step.Env{
 		Container:    inside,
 		Log:          n.sink,
 		Source:       record.RunInfo.LogConfig.SourceName,
-		Variables:    instanceVariables(record.Net),
+		Variables:    func() []garden.EnvVar { return instanceVariables(net) },
 		Progress:     n.progress,
 		Transfers:    transfers{Cache: c.cache, Client: c.transfers},
 		Address:      record.Net.InternalIP,
 		Dial:         c.cfg.Dial,
+		HTTP:         c.http,
 		CheckTimeout: c.cfg.CheckTimeout,
 		GraceTime:    c.cfg.GraceTime,
 		Detached:     c.detached,
 		Counters:     &c.counters.Steps,
-		Slog:         n.log,
+		Slog:         c.log,
 	}
 }
 
-// tree is serial(setup, codependent(action, sidecars, health, readiness)).
+// tree is serial(setup, codependent(action, sidecars), watched by health and readiness).
 func (n *node) tree(env *step.Env, record container.Record, resumed bool) step.Step {
 	info := record.RunInfo
-	members := []step.Step{env.Build(*info.Action, placeAction)}
-	for i, sidecar := range info.Sidecars {
-		members = append(members, env.Build(sidecar.Action, placeSidecar+"."+strconv.Itoa(i)))
+	longLived := env.Build(*info.Action, placeAction)
+	if len(info.Sidecars) > 0 {
+		members := []step.Step{longLived}
+		for i, sidecar := range info.Sidecars {
+			members = append(members, env.Build(sidecar.Action, placeSidecar+"."+strconv.Itoa(i)))
+		}
+		longLived = step.Codependent(step.Group{CancelOnExit: true}, members...)
 	}
-	health := n.healthStep(env, record, resumed)
+	wasRunning := resumed && record.State == container.StateRunning
+	var watches []step.Watch
+	health := n.healthWatch(env, info, wasRunning)
 	if health != nil {
-		members = append(members, health)
+		watches = append(watches, health)
 	}
-	if checks := n.readinessChecks(record); len(checks) > 0 {
-		members = append(members, hideInterrupt(healthcheck.Readiness{
-			Checks:            checks,
-			UnhealthyInterval: n.client.cfg.UnhealthyInterval,
-			Texts:             healthcheck.DeclarativeTexts,
-			Report:            n.reporter(checkSource(info)),
-			SetRoutable:       n.setReady,
-			Routable:          record.Routable,
-			Resumed:           resumed && record.State == container.StateRunning,
-		}.Run))
+	if checks := n.readinessChecks(env, info); len(checks) > 0 {
+		watches = append(watches, healthcheck.Readiness{
+			Checks:      checks,
+			Timing:      n.checkTiming(info),
+			Texts:       healthcheck.DeclarativeTexts,
+			Report:      n.reporter(checkSource(info)),
+			SetRoutable: n.setReady,
+			Routable:    record.Routable,
+			Resumed:     wasRunning,
+		}.Watch)
 	}
-	longLived := members[0]
-	if len(members) > 1 {
-		// An action that ends cleanly has become a daemon only if somebody watches the daemon.
-		longLived = step.Codependent(step.Group{CancelOnExit: len(info.Sidecars) > 0 || health == nil}, members...)
-	}
+	// An action that ends cleanly has become a daemon only if somebody watches the daemon.
+	daemon := health != nil && len(info.Sidecars) == 0
+	longLived = step.Watched(longLived, daemon, watches...)
 	if info.Setup == nil || n.progress.Done(keySetupDone) {
 		return longLived
 	}
-	setup := env.Build(*info.Setup, placeSetup)
-	noteSetup := func(ctx context.Context, ready func()) error {
+	return step.Serial(n.noted(env.Build(*info.Setup, placeSetup)), longLived)
+}
+
+// noted remembers the success of a setup, so that it is not repeated after a restart of this process.
+func (n *node) noted(setup step.Step) step.Step {
+	return func(ctx context.Context, ready func()) error {
 		start := time.Now()
 		err := setup(ctx, ready)
 		if err == nil {
 			n.progress.SetDone(keySetupDone)
-			n.log.Debug("setup-done", slog.Duration("took", time.Since(start)))
+			n.log().Debug("setup-done", slog.Duration("took", time.Since(start)))
 		}
 		return err
 	}
-	return step.Serial(noteSetup, longLived)
 }
 
-// healthStep is nil when nothing says how to know health; then the container runs as soon as its action does.
-func (n *node) healthStep(env *step.Env, record container.Record, resumed bool) step.Step {
-	info, cfg := record.RunInfo, n.client.cfg
-	monitor := healthcheck.Monitor{Resumed: resumed && record.State == container.StateRunning}
-	monitor.Timing = healthcheck.Timing{
-		InitialDelay:      pick(info.HealthTiming.InitialDelay, 0),
-		UnhealthyInterval: pick(info.HealthTiming.UnhealthyInterval, cfg.UnhealthyInterval),
-	}
-	healthy := pick(info.HealthTiming.HealthyInterval, cfg.HealthyInterval)
+// healthWatch is nil when nothing says how to know health; then the container runs as soon as its action does.
+func (n *node) healthWatch(env *step.Env, info *container.RunInfo, wasRunning bool) step.Watch {
+	monitor := healthcheck.Monitor{Resumed: wasRunning, Timing: n.checkTiming(info)}
+	healthy := pick(info.HealthTiming.HealthyInterval, n.client.cfg.HealthyInterval)
 	switch {
 	case info.CheckDefinition != nil:
-		monitor.Checks = n.checks(info.CheckDefinition.Checks, record, healthy)
+		monitor.Checks = n.checks(env, info.CheckDefinition.Checks, healthy)
 		monitor.Texts = healthcheck.DeclarativeTexts
 		monitor.Report = n.reporter(checkSource(info))
 	case info.Monitor != nil:
+		if info.Monitor.NetCheck == nil {
+			monitor.Timing.FirstRetry = 0 // an attempt is a process, and not as cheap as a connection
+		}
 		probe := env.BuildProbe(*info.Monitor, placeMonitor)
 		monitor.Checks = []healthcheck.Check{{Probe: n.pooled(probe), HealthyInterval: healthy}}
 		monitor.Report = n.reporter(info.LogConfig.SourceName)
@@ -121,15 +129,30 @@ func (n *node) healthStep(env *step.Env, record container.Record, resumed bool) 
 	if len(monitor.Checks) == 0 {
 		return nil
 	}
-	return hideInterrupt(func(ctx context.Context, ready func()) error {
-		if info.StartTimeout > 0 && !monitor.Resumed {
+	limit := info.StartTimeout
+	return func(ctx context.Context, ready func(), failed func(error)) (stop func()) {
+		if limit > 0 && !monitor.Resumed {
 			// The time to become healthy counts on over a restart of this process.
 			now := time.Now()
 			spent := now.Sub(n.progress.Since(keyHealthStart, now))
-			monitor.Timing.StartTimeout = max(info.StartTimeout-spent, time.Millisecond)
+			monitor.Timing.StartTimeout = max(limit-spent, time.Millisecond)
 		}
-		return monitor.Run(ctx, ready)
-	})
+		return monitor.Watch(ctx, ready, failed)
+	}
+}
+
+// checkTiming is the cell's, save where the workload has its own. Quick first attempts are the cell's idea: a workload that
+// names an interval gets that one from the beginning.
+func (n *node) checkTiming(info *container.RunInfo) healthcheck.Timing {
+	own, cfg := info.HealthTiming, n.client.cfg
+	timing := healthcheck.Timing{
+		InitialDelay:      pick(own.InitialDelay, 0),
+		UnhealthyInterval: pick(own.UnhealthyInterval, cfg.UnhealthyInterval),
+	}
+	if own.UnhealthyInterval == nil {
+		timing.FirstRetry = cfg.FirstRetry
+	}
+	return timing
 }
 
 // pooled bounds how many monitor actions of the cell run at a time.
@@ -144,34 +167,40 @@ func (n *node) pooled(probe step.Step) healthcheck.Probe {
 }
 
 // checks turns declarative checks into probes; invalid ones are logged and left out.
-func (n *node) checks(definitions []container.Check, record container.Record, healthy time.Duration) []healthcheck.Check {
-	cfg, host := n.client.cfg, record.Net.InternalIP
-	var checks []healthcheck.Check
+func (n *node) checks(env *step.Env, definitions []container.Check, healthy time.Duration) []healthcheck.Check {
+	cfg := n.client.cfg
+	checks := make([]healthcheck.Check, 0, len(definitions))
 	for _, d := range definitions {
 		if err := d.Problem(); err != nil {
-			n.log.Warn("invalid-check-skipped", slog.Any("error", err))
+			n.log().Warn("invalid-check-skipped", slog.Any("error", err))
 			continue
 		}
 		if d.TCP != nil {
 			checks = append(checks, healthcheck.Check{
-				Probe:           healthcheck.TCP(cfg.Dial, host, d.TCP.Port, positive(d.TCP.ConnectTimeout, cfg.CheckTimeout)),
+				Probe:           healthcheck.TCP(cfg.Dial, env.Address, d.TCP.Port, positive(d.TCP.ConnectTimeout, cfg.CheckTimeout)),
 				HealthyInterval: positive(d.TCP.Interval, healthy),
 			})
 			continue
 		}
 		checks = append(checks, healthcheck.Check{
-			Probe:           healthcheck.HTTP(cfg.Dial, host, d.HTTP.Port, d.HTTP.Path, positive(d.HTTP.RequestTimeout, cfg.CheckTimeout)),
+			Probe:           env.HTTP.Probe(env.Address, d.HTTP.Port, d.HTTP.Path, positive(d.HTTP.RequestTimeout, cfg.CheckTimeout)),
 			HealthyInterval: positive(d.HTTP.Interval, healthy),
 		})
 	}
 	return checks
 }
 
-func (n *node) readinessChecks(record container.Record) []healthcheck.Check {
-	if record.RunInfo.CheckDefinition == nil {
+func (n *node) readinessChecks(env *step.Env, info *container.RunInfo) []healthcheck.Check {
+	if info.CheckDefinition == nil {
 		return nil
 	}
-	return n.checks(record.RunInfo.CheckDefinition.ReadinessChecks, record, n.client.cfg.HealthyInterval)
+	return n.checks(env, info.CheckDefinition.ReadinessChecks, n.client.cfg.HealthyInterval)
+}
+
+// awaitsReadiness says whether readiness checks decide about the routable flag.
+func awaitsReadiness(info *container.RunInfo) bool {
+	return info.CheckDefinition != nil &&
+		slices.ContainsFunc(info.CheckDefinition.ReadinessChecks, func(c container.Check) bool { return c.Problem() == nil })
 }
 
 func checkSource(info *container.RunInfo) string {
@@ -201,19 +230,6 @@ func (r reporter) Transition(good bool, message string) {
 
 func (r reporter) Failure(message string) { r.sink.Emit(r.source, logs.Err, message) }
 
-// hideInterrupt makes the end of a health check by interruption the same as that of any other step.
-func hideInterrupt(inner step.Step) step.Step {
-	return func(ctx context.Context, ready func()) error {
-		err := inner(ctx, ready)
-		if err != nil && ctx.Err() != nil {
-			if _, unhealthy := errors.AsType[*healthcheck.UnhealthyError](err); !unhealthy {
-				return step.ErrCancelled
-			}
-		}
-		return err
-	}
-}
-
 // killProbes ends the monitor's processes of an earlier process of ours: nobody waits for their answer any more.
 func (n *node) killProbes(ctx context.Context, inside garden.Container) {
 	ids := n.progress.leftovers(placeMonitor)
@@ -221,7 +237,7 @@ func (n *node) killProbes(ctx context.Context, inside garden.Container) {
 	for _, id := range ids {
 		err := killOne(ctx, inside, id, n.client.cfg.GraceTime)
 		if err != nil && !errors.Is(err, garden.ErrUnknownProcess) {
-			n.log.Warn("killing-old-probe-failed", slog.String("process", id), slog.Any("error", err))
+			n.log().Warn("killing-old-probe-failed", slog.String("process", id), slog.Any("error", err))
 			continue
 		}
 		n.progress.SetProcess(id, step.ProcessMark{})

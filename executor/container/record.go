@@ -97,11 +97,12 @@ func (r Record) Initialized(info *RunInfo, tags map[string]string) (Record, erro
 	if r.State != StateReserved {
 		return r, r.refuse(StateInitializing)
 	}
-	merged := maps.Clone(r.Tags)
-	if merged == nil && len(tags) > 0 {
-		merged = make(map[string]string, len(tags))
+	merged := r.Tags
+	if len(tags) > 0 {
+		merged = make(map[string]string, len(r.Tags)+len(tags))
+		maps.Copy(merged, r.Tags)
+		maps.Copy(merged, tags)
 	}
-	maps.Copy(merged, tags)
 	r.State, r.RunInfo, r.Tags = StateInitializing, info, merged
 	return r, nil
 }

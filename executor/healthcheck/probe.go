@@ -36,44 +36,55 @@ func TCP(dial Dialer, host string, port uint32, timeout time.Duration) Probe {
 	}
 }
 
-// HTTP passes when a GET of the path answers 200 within the timeout. Redirects are not followed: an application must not
-// be able to make the cell send requests to where it likes.
-func HTTP(dial Dialer, host string, port uint32, path string, timeout time.Duration) Probe {
+// HTTP makes probes by request. All probes of a cell share one, because its client is worth a kilobyte.
+type HTTP struct{ client *http.Client }
+
+// NewHTTP returns a maker of probes that connect by dial. Redirects are not followed: an application must not be able to
+// make the cell send requests to where it likes. Connections are not kept, because a check is about making one.
+func NewHTTP(dial Dialer) *HTTP {
+	return &HTTP{client: &http.Client{
+		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Probe passes when a GET of the path ("" is "/") answers 200 within the timeout.
+func (h *HTTP) Probe(host string, port uint32, path string, timeout time.Duration) Probe {
 	if path == "" {
 		path = "/"
 	}
-	client := &http.Client{
-		Timeout:       timeout,
-		Transport:     &http.Transport{DialContext: dial, DisableKeepAlives: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	address := net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10))
-	failure := func(format string, args ...any) error {
-		return fmt.Errorf("failed to make HTTP request to '%s' on port %d: %s", path, port, fmt.Sprintf(format, args...))
-	}
 	return func(ctx context.Context) error {
-		start := time.Now()
-		target, err := url.ParseRequestURI(path)
-		if err != nil {
-			return failure("%v", err)
-		}
-		target.Scheme, target.Host = "http", address
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
-		if err != nil {
-			return failure("%v", err)
-		}
-		req.Header.Set("User-Agent", "diego-healthcheck")
-		req.Header.Set("X-Forwarded-Proto", "https")
-		resp, err := client.Do(req)
-		if err != nil {
-			return failure("%s", reason(err, timeout))
-		}
-		_ = resp.Body.Close() // the status is all we asked
-		if resp.StatusCode != http.StatusOK {
-			return failure("received status code %d in %dms", resp.StatusCode, time.Since(start).Milliseconds())
+		if err := h.get(ctx, net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10)), path, timeout); err != nil {
+			return fmt.Errorf("failed to make HTTP request to '%s' on port %d: %w", path, port, err)
 		}
 		return nil
 	}
+}
+
+func (h *HTTP) get(ctx context.Context, address, path string, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	start := time.Now()
+	target, err := url.ParseRequestURI(path)
+	if err != nil {
+		return err
+	}
+	target.Scheme, target.Host = "http", address
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target.String(), nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("User-Agent", "diego-healthcheck")
+	req.Header.Set("X-Forwarded-Proto", "https")
+	resp, err := h.client.Do(req)
+	if err != nil {
+		return errors.New(reason(err, timeout))
+	}
+	_ = resp.Body.Close() // the status is all we asked
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("received status code %d in %dms", resp.StatusCode, time.Since(start).Milliseconds())
+	}
+	return nil
 }
 
 // reason words a failed connection the same on every machine.

@@ -35,6 +35,7 @@ func TestProbes(t *testing.T) {
 	closed := portOf(t, listener.Addr())
 	require.NoError(t, listener.Close())
 	dial := (&net.Dialer{}).DialContext
+	web := NewHTTP(dial)
 	refused := "127.0.0.1:" + strconv.Itoa(int(closed))
 	tests := map[string]struct {
 		probe Probe
@@ -42,13 +43,13 @@ func TestProbes(t *testing.T) {
 	}{
 		"tcp to an open port":      {probe: TCP(dial, "127.0.0.1", open, time.Second)},
 		"tcp to a closed port":     {probe: TCP(dial, "127.0.0.1", closed, time.Second), want: "failed to make TCP connection to " + refused + ": connection refused"},
-		"http 200":                 {probe: HTTP(dial, "127.0.0.1", open, "", time.Second)},
-		"http with a query":        {probe: HTTP(dial, "127.0.0.1", open, "/query?a=b", time.Second)},
-		"http 500":                 {probe: HTTP(dial, "127.0.0.1", open, "/bad", time.Second), want: "failed to make HTTP request to '/bad' on port " + strconv.Itoa(int(open)) + ": received status code 500 in "},
-		"a redirect is no health":  {probe: HTTP(dial, "127.0.0.1", open, "/moved", time.Second), want: "received status code 302 in "},
-		"http that takes too long": {probe: HTTP(dial, "127.0.0.1", open, "/slow", 50*time.Millisecond), want: "failed to make HTTP request to '/slow' on port " + strconv.Itoa(int(open)) + ": timed out after 0.05 seconds"},
-		"http to a closed port":    {probe: HTTP(dial, "127.0.0.1", closed, "/", time.Second), want: ": connection refused"},
-		"http of a bad path":       {probe: HTTP(dial, "127.0.0.1", open, "nowhere", time.Second), want: "failed to make HTTP request to 'nowhere'"},
+		"http 200":                 {probe: web.Probe("127.0.0.1", open, "", time.Second)},
+		"http with a query":        {probe: web.Probe("127.0.0.1", open, "/query?a=b", time.Second)},
+		"http 500":                 {probe: web.Probe("127.0.0.1", open, "/bad", time.Second), want: "failed to make HTTP request to '/bad' on port " + strconv.Itoa(int(open)) + ": received status code 500 in "},
+		"a redirect is no health":  {probe: web.Probe("127.0.0.1", open, "/moved", time.Second), want: "received status code 302 in "},
+		"http that takes too long": {probe: web.Probe("127.0.0.1", open, "/slow", 50*time.Millisecond), want: "failed to make HTTP request to '/slow' on port " + strconv.Itoa(int(open)) + ": timed out after 0.05 seconds"},
+		"http to a closed port":    {probe: web.Probe("127.0.0.1", closed, "/", time.Second), want: ": connection refused"},
+		"http of a bad path":       {probe: web.Probe("127.0.0.1", open, "nowhere", time.Second), want: "failed to make HTTP request to 'nowhere'"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -2,17 +2,15 @@ package healthcheck
 
 import (
 	"context"
-	"sync"
-	"time"
 )
 
 // Readiness watches whether a container may be routed to. It never fails the container.
 type Readiness struct {
 	Checks []Check
-	// UnhealthyInterval is the pause between probes while not ready.
-	UnhealthyInterval time.Duration
-	Texts             Texts
-	Report            Reporter
+	// Timing is that of probes while not ready; StartTimeout is not used.
+	Timing Timing
+	Texts  Texts
+	Report Reporter
 	// SetRoutable is called with each change.
 	SetRoutable func(routable bool)
 	// Routable is the flag that an earlier process left.
@@ -21,46 +19,23 @@ type Readiness struct {
 	Resumed bool
 }
 
-// Run is ready at once and watches until ctx ends, whose error it returns.
-func (r Readiness) Run(ctx context.Context, ready func()) error {
+// Watch begins to watch and returns; it is a step.Watch that is ready at once and never fails.
+func (r Readiness) Watch(ctx context.Context, ready func(), _ func(error)) (stop func()) {
 	ready()
 	if !r.Resumed {
 		r.Report.Transition(true, "Starting readiness health monitoring of container")
 	}
-	routable := r.Routable
-	for {
-		if !routable {
-			if !r.untilReady(ctx) {
-				return ctx.Err()
-			}
+	w := &watch{ctx: ctx, checks: r.Checks, schedule: newSchedule(r.Checks, r.Timing, r.Routable)}
+	w.changed = func(err error) (more bool) {
+		if err == nil {
 			r.Report.Transition(true, "Container passed the readiness health check. Container marked ready and added to route pool.")
-			r.SetRoutable(true)
+		} else {
+			r.Report.Failure(r.Texts.Readiness + err.Error())
+			r.Report.Transition(false, "Container failed the readiness health check. Container marked not ready and removed from route pool.")
 		}
-		failure := watch(ctx, r.Checks, routable)
-		if failure == nil {
-			return ctx.Err()
-		}
-		routable = false
-		r.Report.Failure(r.Texts.Readiness + failure.Error())
-		r.Report.Transition(false, "Container failed the readiness health check. Container marked not ready and removed from route pool.")
-		r.SetRoutable(false)
+		r.SetRoutable(err == nil)
+		return true
 	}
-}
-
-func (r Readiness) untilReady(ctx context.Context) bool {
-	var group sync.WaitGroup
-	passed := make([]bool, len(r.Checks))
-	for i, check := range r.Checks {
-		group.Go(func() {
-			_, err := untilPassed(ctx, check.Probe, 0, r.UnhealthyInterval)
-			passed[i] = err == nil
-		})
-	}
-	group.Wait()
-	for _, ok := range passed {
-		if !ok {
-			return false
-		}
-	}
-	return ctx.Err() == nil
+	w.start()
+	return w.stop
 }

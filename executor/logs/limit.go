@@ -18,8 +18,8 @@ type limiter struct {
 	quietUntil   time.Time
 }
 
-func newLimiter(bytesPerSecond int64, linesPerSecond int, now time.Time) *limiter {
-	return &limiter{
+func newLimiter(bytesPerSecond int64, linesPerSecond int, now time.Time) limiter {
+	return limiter{
 		bytesPerSecond: bytesPerSecond,
 		linesPerSecond: linesPerSecond,
 		bytes:          float64(max(bytesPerSecond, 0)),

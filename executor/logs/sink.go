@@ -27,12 +27,12 @@ type SinkConfig struct {
 
 // Sink takes the lines of one container. Its methods may be called concurrently and never wait for a reader or the disk.
 type Sink struct {
-	log *file
+	log *file // nil discards
 
 	mu       sync.Mutex
 	cfg      SinkConfig
-	tags     *tagSet
-	limit    *limiter
+	tags     *tagSet // nil until somebody asks for it
+	limit    limiter
 	bytes    int64
 	exceeded int64
 	sampled  time.Time
@@ -41,28 +41,34 @@ type Sink struct {
 
 func newSink(log *file, cfg SinkConfig) *Sink {
 	now := time.Now()
-	s := &Sink{log: log, cfg: cfg, limit: newLimiter(cfg.BytesPerSecond, cfg.LinesPerSecond, now), sampled: now}
-	s.SetTags(cfg.Tags)
-	return s
+	return &Sink{log: log, cfg: cfg, limit: newLimiter(cfg.BytesPerSecond, cfg.LinesPerSecond, now), sampled: now}
 }
 
-// SetTags replaces the metric tags from the next line on.
+// SetTags replaces the metric tags from the next line on. They must not be written to afterwards.
 func (s *Sink) SetTags(tags map[string]string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	merged := map[string]string{"source_id": s.cfg.GUID}
-	if s.cfg.Index >= 0 {
-		merged["instance_id"] = strconv.Itoa(s.cfg.Index)
-	}
-	maps.Copy(merged, tags)
-	s.tags = &tagSet{values: merged}
+	s.cfg.Tags, s.tags = tags, nil
 }
 
 // Tags that lines carry now. Not to be written to.
 func (s *Sink) Tags() map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.tags.values
+	return s.tagsLocked().values
+}
+
+// tagsLocked makes the tags once for all lines that have them in common.
+func (s *Sink) tagsLocked() *tagSet {
+	if s.tags == nil {
+		merged := map[string]string{"source_id": s.cfg.GUID}
+		if s.cfg.Index >= 0 {
+			merged["instance_id"] = strconv.Itoa(s.cfg.Index)
+		}
+		maps.Copy(merged, s.cfg.Tags)
+		s.tags = &tagSet{values: merged}
+	}
+	return s.tags
 }
 
 // Writer returns a new splitter for a source ("" = the container's) and a stream.
@@ -98,13 +104,16 @@ func (s *Sink) Platform(stream Stream, message string) {
 
 // append is called with the lock held, so that lines keep the order of their times.
 func (s *Sink) append(now time.Time, source string, stream Stream, message string) {
+	if s.log == nil {
+		return
+	}
 	if source == "" {
 		source = s.cfg.Source
 	}
 	if source == "" {
 		source = DefaultSource
 	}
-	s.log.append(entry{time: now, stream: stream, source: source, message: message, tags: s.tags})
+	s.log.append(entry{time: now, stream: stream, source: source, message: message, tags: s.tagsLocked()})
 }
 
 // Rate returns the bytes per second that passed the limits since it was last asked, at least a second ago.

@@ -74,7 +74,7 @@ func (s *Store) Resume(name string, cfg SinkConfig) (*Sink, error) {
 
 func (s *Store) sink(name string, cfg SinkConfig) (*Sink, error) {
 	if s.dir == "" {
-		return newSink(&file{sealed: true}, cfg), nil // it takes no line
+		return newSink(nil, cfg), nil
 	}
 	f, ok := s.open[name]
 	if !ok {

@@ -44,7 +44,7 @@ func (e *Env) Build(action container.Action, place string) Step {
 		return Timeout(steps[0], action.Timeout.Timeout, start)
 	case action.Try != nil:
 		return Try(steps[0], func(err error) {
-			e.Slog.Debug("tried-step-failed", slog.String("place", place), slog.Any("error", err))
+			e.Slog.Debug("tried-step-failed", slog.String("handle", e.Container.Handle()), slog.String("place", place), slog.Any("error", err))
 		})
 	case action.Parallel != nil:
 		return Parallel(steps...)

@@ -64,13 +64,15 @@ type Env struct {
 	Log       Log
 	// Source of log lines whose action names none.
 	Source string
-	// Variables are added behind those of each process.
-	Variables []garden.EnvVar
+	// Variables makes those that are added behind each process's own. They are not kept, because most containers start one.
+	Variables func() []garden.EnvVar
 	Progress  Progress
 	Transfers Transfers
 	// Address of the container for network checks.
 	Address string
 	Dial    healthcheck.Dialer
+	// HTTP makes the probes of network checks by request, through Dial.
+	HTTP *healthcheck.HTTP
 	// CheckTimeout is the limit of a network check that names none.
 	CheckTimeout time.Duration
 	// GraceTime is the time from SIGTERM to SIGKILL.
@@ -79,7 +81,8 @@ type Env struct {
 	// that was being interrupted already keeps its first cause, and looks here.
 	Detached <-chan struct{}
 	Counters *Counters
-	Slog     *slog.Logger
+	// Slog is that of the whole cell; lines name the container themselves.
+	Slog *slog.Logger
 
 	// probing says that the tree is one attempt of a monitor: processes get new names each time and are forgotten when
 	// they end, exit lines are not logged, and output is never suppressed, because it is captured.

@@ -131,7 +131,7 @@ func (e *Env) netCheck(action container.NetCheckAction) Step {
 	}
 	probe := healthcheck.TCP(e.Dial, e.Address, action.Port, timeout)
 	if action.Endpoint != "" {
-		probe = healthcheck.HTTP(e.Dial, e.Address, action.Port, action.Endpoint, timeout)
+		probe = e.HTTP.Probe(e.Address, action.Port, action.Endpoint, timeout)
 	}
 	return func(ctx context.Context, ready func()) error {
 		if err := probe(ctx); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"diego.internal/executor/container"
@@ -24,15 +25,17 @@ const (
 // process is one run step at work.
 type process struct {
 	env      *Env
-	action   container.RunAction
+	action   *container.RunAction
 	id       string
 	mark     ProcessMark
 	out, err *logs.Writer
+	// interruption is under way once the context has ended.
+	interruption sync.WaitGroup
 }
 
 func (e *Env) run(action container.RunAction, id string) Step {
 	return func(ctx context.Context, ready func()) error {
-		p := &process{env: e, action: action, id: id}
+		p := &process{env: e, action: &action, id: id}
 		if e.probing {
 			p.id = attemptID(id, time.Now())
 			defer func() {
@@ -41,22 +44,35 @@ func (e *Env) run(action container.RunAction, id string) Step {
 				}
 			}()
 		}
-		p.mark = e.Progress.Process(p.id)
-		if p.mark.Ended {
-			ready()
-			return p.result()
-		}
-		if ctx.Err() != nil && !p.mark.Starting {
-			return interrupted(ctx)
-		}
-		p.out, p.err = p.writers()
-		running, err := p.start(ctx)
-		if err != nil {
+		var (
+			running garden.Process
+			err     error
+		)
+		Aside(func() { running, err = p.begin(ctx, ready) })
+		if running == nil {
 			return err
 		}
-		ready()
 		return p.supervise(ctx, running)
 	}
+}
+
+// begin has the process run and says that it is ready, or returns the result of the step and no process.
+func (p *process) begin(ctx context.Context, ready func()) (garden.Process, error) {
+	p.mark = p.env.Progress.Process(p.id)
+	if p.mark.Ended {
+		ready()
+		return nil, p.result()
+	}
+	if ctx.Err() != nil && !p.mark.Starting {
+		return nil, interrupted(ctx)
+	}
+	p.out, p.err = p.writers()
+	running, err := p.start(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ready()
+	return running, nil
 }
 
 func (p *process) source() string { return p.env.source(p.action.LogSource) }
@@ -159,7 +175,8 @@ func (p *process) lost(ctx context.Context, err error) error {
 }
 
 func (p *process) spec() garden.ProcessSpec {
-	env := make([]garden.EnvVar, 0, len(p.action.Env)+len(p.env.Variables))
+	variables := p.env.Variables()
+	env := make([]garden.EnvVar, 0, len(p.action.Env)+len(variables))
 	for _, v := range p.action.Env {
 		env = append(env, garden.EnvVar(v))
 	}
@@ -167,7 +184,7 @@ func (p *process) spec() garden.ProcessSpec {
 		ID:     p.id,
 		Path:   p.action.Path,
 		Args:   p.action.Args,
-		Env:    append(env, p.env.Variables...),
+		Env:    append(env, variables...),
 		Dir:    p.action.Dir,
 		User:   p.action.User,
 		Nofile: p.action.Nofile,
@@ -179,47 +196,52 @@ type exit struct {
 	err    error
 }
 
-// supervise waits for the end, and brings it about when ctx ends.
+// supervise waits for the end, and brings it about when ctx ends. It waits in its caller's goroutine, so that a process
+// that nobody interrupts has one goroutine in all.
 func (p *process) supervise(ctx context.Context, running garden.Process) error {
 	waiting, stopWaiting := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan exit, 1)
-	go func() { ended <- p.wait(waiting, running) }()
-	received := false
-	defer func() {
-		stopWaiting()
-		if !received {
-			<-ended // our goroutine is gone before we are
-		}
-		p.flush()
-	}()
-
-	select {
-	case end := <-ended:
-		received = true
-		return p.finish(ctx, end)
-	case <-ctx.Done():
+	defer stopWaiting()
+	over := make(chan struct{})
+	p.interruption.Add(1)
+	revoke := context.AfterFunc(ctx, func() {
+		defer p.interruption.Done()
+		defer stopWaiting()
+		p.interrupt(ctx, running, over)
+	})
+	end := p.wait(waiting, running)
+	close(over)
+	if !revoke() {
+		p.interruption.Wait() // it is gone before we are, and what it noted is read below
 	}
-	if p.leaving(ctx) {
-		return ErrDetached
-	}
-	p.mark.Interrupted = true
-	p.signal(waiting, running, garden.SignalTerminate)
-	end, ok := p.await(ended, p.env.GraceTime)
-	if !ok && !p.env.detached() {
-		p.mark.Killed = true
-		p.env.Counters.ExitedOnTimeout.Add(1)
-		p.signal(waiting, running, garden.SignalKill)
-		end, ok = p.await(ended, killTime)
-	}
+	cut := end.err != nil && waiting.Err() != nil
 	switch {
-	case ok:
-		received = true
+	case !cut:
 		return p.finish(ctx, end)
-	case p.env.detached():
+	case p.leaving(ctx):
+		p.flush()
 		return ErrDetached
 	default:
+		p.flush()
 		return ErrNotExited
 	}
+}
+
+// interrupt ends a process by SIGTERM and, if it does not go, by SIGKILL. It returns when over is closed, when the process
+// has had its time after SIGKILL, or at once when processes are to go on without us.
+func (p *process) interrupt(ctx context.Context, running garden.Process, over <-chan struct{}) {
+	if p.leaving(ctx) {
+		return
+	}
+	p.mark.Interrupted = true
+	calls := context.WithoutCancel(ctx)
+	p.signal(calls, running, garden.SignalTerminate)
+	if p.await(over, p.env.GraceTime) || p.env.detached() {
+		return
+	}
+	p.mark.Killed = true
+	p.env.Counters.ExitedOnTimeout.Add(1)
+	p.signal(calls, running, garden.SignalKill)
+	p.await(over, killTime)
 }
 
 // leaving says whether ctx ended only because this process of ours ends.
@@ -228,16 +250,16 @@ func (p *process) leaving(ctx context.Context) bool {
 }
 
 // await returns false when the time has passed or we are leaving.
-func (p *process) await(ended <-chan exit, limit time.Duration) (exit, bool) {
+func (p *process) await(over <-chan struct{}, limit time.Duration) bool {
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
-	case end := <-ended:
-		return end, true
+	case <-over:
+		return true
 	case <-timer.C:
 	case <-p.env.Detached:
 	}
-	return exit{}, false
+	return false
 }
 
 func (p *process) signal(ctx context.Context, running garden.Process, signal garden.Signal) {

@@ -61,19 +61,22 @@ type Group struct {
 	CancelOnExit bool
 }
 
-// Codependent runs all at once and is ready when all are.
+// Codependent runs all at once and is ready when all are. The first one runs in the caller's goroutine: it is the one that
+// most containers have alone.
 func Codependent(group Group, steps ...Step) Step {
 	return func(ctx context.Context, ready func()) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		ended := make(chan error, len(steps))
+		var (
+			mu       sync.Mutex
+			failures JoinedError
+			others   sync.WaitGroup
+		)
 		countdown := after(len(steps), ready)
-		for _, s := range steps {
-			go func() { ended <- s(ctx, sync.OnceFunc(countdown)) }()
-		}
-		var failures JoinedError
-		for range steps {
-			err := <-ended
+		member := func(s Step) {
+			err := s(ctx, sync.OnceFunc(countdown))
+			mu.Lock()
+			defer mu.Unlock()
 			// What the others say once they are being interrupted is no news, unless it is a failure of its own.
 			if err == nil && group.FailOnExit && ctx.Err() == nil {
 				err = ErrCodependentExited
@@ -85,6 +88,11 @@ func Codependent(group Group, steps ...Step) Step {
 				cancel()
 			}
 		}
+		for _, s := range steps[1:] {
+			others.Go(func() { member(s) })
+		}
+		member(steps[0])
+		others.Wait()
 		return failures.join()
 	}
 }

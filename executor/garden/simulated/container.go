@@ -25,7 +25,7 @@ type container struct {
 	created   bool
 
 	mu         sync.Mutex
-	properties garden.Properties
+	properties garden.Properties // not written to but replaced: as long as nobody sets one it is that of spec
 	processes  map[string]*process
 	files      files
 }
@@ -138,7 +138,13 @@ func (c *container) SetProperty(ctx context.Context, name, value string) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.properties[name] = value
+	properties := garden.Properties{name: value}
+	for other, value := range c.properties {
+		if other != name {
+			properties[other] = value
+		}
+	}
+	c.properties = properties
 	return nil
 }
 

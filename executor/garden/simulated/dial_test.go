@@ -20,7 +20,7 @@ func TestDialAnswersHealthChecks(t *testing.T) {
 	info, err := c.Info(t.Context())
 	require.NoError(t, err)
 	tcp := healthcheck.TCP(engine.Dial, info.ContainerIP, 8080, time.Second)
-	http := healthcheck.HTTP(engine.Dial, info.ContainerIP, 8080, "/health", time.Second)
+	http := healthcheck.NewHTTP(engine.Dial).Probe(info.ContainerIP, 8080, "/health", time.Second)
 	require.ErrorContains(t, tcp(t.Context()), "connection refused", "no process runs")
 
 	p, err := c.Run(t.Context(), garden.ProcessSpec{ID: "p", Path: "x"}, garden.ProcessIO{})

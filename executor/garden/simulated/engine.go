@@ -147,15 +147,8 @@ func (e *Engine) reserve(ctx context.Context, spec garden.ContainerSpec) (*conta
 	if len(e.containers) >= e.cfg.Capacity.MaxContainers {
 		return nil, garden.ErrMaxContainers
 	}
-	c := &container{
-		engine:     e,
-		spec:       spec,
-		properties: maps.Clone(spec.Properties),
-		createdAt:  time.Now(),
-	}
-	if c.properties == nil {
-		c.properties = garden.Properties{}
-	}
+	spec.Properties = maps.Clone(spec.Properties)
+	c := &container{engine: e, spec: spec, properties: spec.Properties, createdAt: time.Now()}
 	ports, err := e.takePortsLocked(spec.NetIn)
 	if err != nil {
 		return nil, err

@@ -54,12 +54,14 @@ func BenchmarkIdle(b *testing.B) {
 	}
 }
 
-// BenchmarkInstances measures what running instances cost, each with a health check, on cells that take 250.
+// BenchmarkInstances measures what running instances cost beyond their cells, each with a health check, on cells that
+// take 250.
 func BenchmarkInstances(b *testing.B) {
 	const cells, each = 20, 250
 	p := newPeers(b, cells)
 	debug := launch(b, p)
 	require.Eventually(b, func() bool { return p.locket.count() == cells }, time.Minute, 100*time.Millisecond)
+	empty := metrics(b, debug)
 	var after map[string]float64
 	for b.Loop() {
 		for id, at := range p.locket.presences(b) {
@@ -77,6 +79,12 @@ func BenchmarkInstances(b *testing.B) {
 		require.Eventually(b, func() bool { return len(p.bbs.running()) == cells*each }, 5*time.Minute, 10*time.Millisecond)
 		b.ReportMetric(cells*each/time.Since(began).Seconds(), "starts/s")
 		after = measure(b, debug)
+	}
+	b.ReportMetric(empty["process_resident_memory_bytes"]/(1<<20), "MiB-empty")
+	for name, value := range empty {
+		if name != "cpu" {
+			after[name] -= value // what the cells cost without them
+		}
 	}
 	report(b, after, "instance", cells*each)
 }
