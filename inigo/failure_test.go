@@ -3,6 +3,7 @@ package inigo_test
 import (
 	"context"
 	"net/http"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -222,23 +223,39 @@ var _ = Describe("failures", Ordered, func() {
 		Expect(guidsOf(w.awaitRunning(ctx, guid, 2))).To(Equal(before))
 	}, SpecTimeout(2*time.Minute))
 
-	It("empties a cell without a failed request", func(ctx SpecContext) {
+	DescribeTable("empties a cell without a failed request", func(ctx SpecContext, lrp func(guid string) *workloadv1.DesiredLRP) {
 		guid := w.name("app")
-		w.desire(ctx, app(guid, 2))
-		w.awaitRunning(ctx, guid, 2)
-		Eventually(w.answering).WithContext(ctx).WithArguments(guid).Should(Equal([]int{0, 1}))
+		desired := lrp(guid)
+		all := desired.GetInstances()
+		w.desire(ctx, desired)
+		lrps := w.awaitRunning(ctx, guid, all)
+		indices := make([]int, all)
+		for i := range indices {
+			indices[i] = i
+		}
+		Eventually(w.answering).WithContext(ctx).WithArguments(guid).Should(Equal(indices))
 		failed := canary(ctx, w, hostOf(guid))
-		rep := w.cluster.Process("rep-1")
-		rep.Signal(syscall.SIGUSR1)
-		survivor := w.cluster.CellIDs()[1]
+		emptied := cellOf(lrps[0])
+		w.cluster.Process("rep-" + strconv.Itoa(emptied+1)).Signal(syscall.SIGUSR1)
+		survivor := w.cluster.CellIDs()[1-emptied]
 		Eventually(func(g Gomega, ctx context.Context) {
 			lrps, err := w.instances(ctx, guid)
 			g.Expect(err).NotTo(HaveOccurred())
-			g.Expect(cellsOf(lrps)).To(Equal(map[string]int{survivor: 2}))
+			g.Expect(cellsOf(lrps)).To(Equal(map[string]int{survivor: int(all)}))
 		}).WithContext(ctx).WithTimeout(time.Minute).Should(Succeed())
-		Expect(failed()).To(BeEmpty())
 		Eventually(allPresent).WithContext(ctx).Should(Equal(2), "the supervisor starts the emptied cell again")
-	}, SpecTimeout(3*time.Minute))
+		Expect(failed()).To(BeEmpty())
+	},
+		Entry("of an application with two instances", SpecTimeout(3*time.Minute), func(guid string) *workloadv1.DesiredLRP { return app(guid, 2) }),
+		Entry("of an application with one", SpecTimeout(3*time.Minute), func(guid string) *workloadv1.DesiredLRP { return app(guid, 1) }),
+		Entry("of an application with one, long in becoming ready", SpecTimeout(3*time.Minute), func(guid string) *workloadv1.DesiredLRP {
+			// It is running, for want of a liveness check, long before it listens.
+			lrp := app(guid, 1, "-start-after", "4s")
+			checks := lrp.GetDefinition().GetCheckDefinition()
+			checks.ReadinessChecks, checks.Checks = checks.GetChecks(), nil
+			return lrp
+		}),
+	)
 })
 
 // canary asks an application without a pause until the function that it returns is called, which tells what went wrong.
