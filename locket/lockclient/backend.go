@@ -7,6 +7,7 @@ package lockclient
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -17,7 +18,7 @@ import (
 // Errors of a Backend. Whatever else it returns means that the store could not be asked, and says
 // nothing about who holds the claim.
 var (
-	// ErrCollision says that another owner holds the key.
+	// ErrCollision says that another owner holds the key; HolderIn tells which.
 	ErrCollision = fault.New(codes.AlreadyExists, "LockCollision", "lock-collision")
 	// ErrNotHeld says that nobody holds the key.
 	ErrNotHeld = fault.New(codes.NotFound, "ResourceNotFound", "nobody holds the key")
@@ -25,6 +26,22 @@ var (
 	// does not allow it, or the claim is malformed.
 	ErrRefused = fault.New(codes.PermissionDenied, "ClaimRefused", "the claim is refused")
 )
+
+// metadataOwner is where an ErrCollision has the owner.
+const metadataOwner = "owner"
+
+// heldBy is the ErrCollision of a claim that owner has.
+func heldBy(owner string) error {
+	return ErrCollision.WithMetadata(map[string]string{metadataOwner: owner}, "held by %q", owner)
+}
+
+// HolderIn returns the owner whose claim is in the way, if err is an ErrCollision that tells it, or "".
+func HolderIn(err error) string {
+	if !errors.Is(err, ErrCollision) {
+		return ""
+	}
+	return fault.Metadata(err)[metadataOwner]
+}
 
 // Type tells locks from presences. Both live in one space of keys.
 type Type int

@@ -123,7 +123,7 @@ func (c *consul) Release(ctx context.Context, key, owner string) error {
 		case !now.held():
 			return nil
 		case now.Owner != owner:
-			return ErrCollision.With("held by %q", now.Owner)
+			return heldBy(now.Owner)
 		}
 		released := now.entry
 		released.Released = true

@@ -43,7 +43,7 @@ func (c *consul) Claim(ctx context.Context, claim Claim) (Held, error) {
 		case now.held() && now.Owner == claim.Owner && now.claimType() == claim.Type:
 			held, refusal, err = c.renew(ctx, now, claim)
 		case now.held() && !c.mayReplace(now, renewal, claim):
-			return Held{}, ErrCollision.With("held by %q", now.Owner)
+			return Held{}, heldBy(now.Owner)
 		case round > 0 && !now.held() && now.index == lastFree:
 			// Nobody has it and nothing has changed, but Consul refused: the lock delay.
 			return Held{}, ErrCollision.With("held by nobody, but it cannot be taken: %w", refusal)

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"diego.internal/locket/internal/lease"
 	"diego.internal/servicekit/lifecycle"
 )
@@ -33,6 +35,8 @@ type LockConfig struct {
 	TTL     time.Duration
 	Backend Backend
 	Log     *slog.Logger
+	// Metrics shows lock_held{lock}: 1 while this process holds it, 0 while it waits. Optional.
+	Metrics prometheus.Registerer
 }
 
 // Lock is a held lock. Its methods are safe for concurrent use.
@@ -42,6 +46,8 @@ type Lock struct {
 	claim   Claim
 	token   atomic.Int64
 	keeper  *lease.Keeper
+	// acquired is set after keeper, for readers that were there before it.
+	acquired atomic.Bool
 }
 
 // Acquire blocks until the lock is held or ctx ends, which returns the cause of ctx. It returns an
@@ -56,9 +62,13 @@ func Acquire(ctx context.Context, cfg LockConfig) (*Lock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("acquiring lock %q: %w", cfg.Key, err)
 	}
+	if err := showHeld(cfg.Metrics, l); err != nil {
+		return nil, fmt.Errorf("acquiring lock %q: %w", cfg.Key, err)
+	}
 	if err := l.acquire(ctx); err != nil {
 		return nil, fmt.Errorf("acquiring lock %q: %w", cfg.Key, err)
 	}
+	l.acquired.Store(true)
 	l.log.InfoContext(ctx, "lock-acquired", "token", l.Token())
 	return l, nil
 }
@@ -128,7 +138,7 @@ func (l *Lock) acquire(ctx context.Context) error {
 			}
 			// Suspended on the way; ask again, which renews.
 		case errors.Is(err, ErrCollision):
-			if err := waiter.wait(ctx); err != nil {
+			if err := waiter.wait(ctx, err); err != nil {
 				return err
 			}
 		default:

@@ -96,7 +96,7 @@ func classify(err error) error {
 	}
 	switch fault.Code(err) { //nolint:exhaustive // all other codes say only that the call failed
 	case codes.AlreadyExists:
-		return ErrCollision.With("%w", err)
+		return ErrCollision.WithMetadata(fault.Metadata(err), "%w", err)
 	case codes.NotFound:
 		return ErrNotHeld.With("%w", err)
 	case codes.PermissionDenied, codes.InvalidArgument, codes.Unimplemented:

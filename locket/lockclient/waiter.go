@@ -30,10 +30,11 @@ func newWaiter(backend Backend, claim Claim, log *slog.Logger) *waiter {
 	return &waiter{backend: backend, claim: claim, log: log, free: make(chan struct{}, 1)}
 }
 
-// wait returns nil when asking again makes sense, or the cause of ctx.
-func (w *waiter) wait(ctx context.Context) error {
+// wait returns nil when asking again makes sense, or the cause of ctx. The refusal is that of the last
+// request.
+func (w *waiter) wait(ctx context.Context, refusal error) error {
 	if w.cancel == nil {
-		w.log.InfoContext(ctx, "lock-is-held-by-another")
+		w.log.InfoContext(ctx, "lock-is-held-by-another", "holder", HolderIn(refusal))
 		watchCtx, cancel := context.WithCancel(ctx)
 		w.cancel = cancel
 		w.running.Go(func() { w.watch(watchCtx) })

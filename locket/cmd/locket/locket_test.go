@@ -42,6 +42,7 @@ type installation struct {
 	folder   string
 	port     int
 	lockets  []*process
+	ttl      time.Duration // of what hold holds; 0 is the default
 }
 
 // build makes the binary, once for all tests.
@@ -317,14 +318,14 @@ func (in *installation) holdAt(t *testing.T, addresses ...string) *holder {
 	h := &holder{held: make(chan error, 1)}
 	bbs := in.backendAt(t, mtls.Identity{Role: mtls.RoleBBS}, addresses...)
 	var err error
-	h.lock, err = lockclient.Acquire(t.Context(), lockclient.LockConfig{Key: "bbs", Owner: "bbs-1", Backend: bbs, Log: log})
+	h.lock, err = lockclient.Acquire(t.Context(), lockclient.LockConfig{Key: "bbs", Owner: "bbs-1", TTL: in.ttl, Backend: bbs, Log: log})
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	h.stop = cancel
 	go func() { h.held <- h.lock.Hold(ctx) }()
 
 	h.presence = lockclient.NewPresence(lockclient.PresenceConfig{
-		Key: "cell-1", Incarnation: 1, Log: log, Backend: in.backendAt(t, mtls.Identity{Role: mtls.RoleCell, Name: "cell-1"}, addresses...),
+		Key: "cell-1", TTL: in.ttl, Incarnation: 1, Log: log, Backend: in.backendAt(t, mtls.Identity{Role: mtls.RoleCell, Name: "cell-1"}, addresses...),
 	})
 	var mu sync.Mutex
 	var events []string

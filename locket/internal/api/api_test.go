@@ -173,6 +173,74 @@ func TestLocketNamesEveryBadField(t *testing.T) {
 	}
 }
 
+// Every other method is as exact about what it cannot take as Lock is.
+func TestLocketReadsNameEveryBadField(t *testing.T) {
+	t.Parallel()
+	c := client(t, operator, lockettest.Start(t, lockettest.Config{}))
+	first := func(stream interface{ RecvMsg(m any) error }, err error, into any) error {
+		if err != nil {
+			return err
+		}
+		return stream.RecvMsg(into)
+	}
+	long := strings.Repeat("k", 256)
+	tests := map[string]struct {
+		call func(ctx context.Context) error
+		want []string
+	}{
+		"a release of nothing": {func(ctx context.Context) error {
+			_, err := c.Release(ctx, &locketv1.ReleaseRequest{})
+			return err
+		}, []string{"key", "owner"}},
+		"a release of what is too long": {func(ctx context.Context) error {
+			_, err := c.Release(ctx, &locketv1.ReleaseRequest{Key: long, Owner: long})
+			return err
+		}, []string{"key", "owner"}},
+		"a release of what no text column takes": {func(ctx context.Context) error {
+			_, err := c.Release(ctx, &locketv1.ReleaseRequest{Key: "a\x00", Owner: "b\x00"})
+			return err
+		}, []string{"key", "owner"}},
+		"a fetch of nothing": {func(ctx context.Context) error {
+			_, err := c.Fetch(ctx, &locketv1.FetchRequest{})
+			return err
+		}, []string{"key"}},
+		"a fetch of what no text column takes": {func(ctx context.Context) error {
+			_, err := c.Fetch(ctx, &locketv1.FetchRequest{Key: "\x00"})
+			return err
+		}, []string{"key"}},
+		"a list of no type": {func(ctx context.Context) error {
+			stream, err := c.FetchAll(ctx, &locketv1.FetchAllRequest{})
+			return first(stream, err, &locketv1.FetchAllResponse{})
+		}, []string{"type"}},
+		"a list of a type that does not exist": {func(ctx context.Context) error {
+			stream, err := c.FetchAll(ctx, &locketv1.FetchAllRequest{Type: 7})
+			return first(stream, err, &locketv1.FetchAllResponse{})
+		}, []string{"type"}},
+		"a watch of nothing": {func(ctx context.Context) error {
+			stream, err := c.Watch(ctx, &locketv1.WatchRequest{KeyPrefix: long})
+			return first(stream, err, &locketv1.WatchResponse{})
+		}, []string{"type", "key_prefix"}},
+		"a watch of what no text column takes": {func(ctx context.Context) error {
+			stream, err := c.Watch(ctx, &locketv1.WatchRequest{Type: lock, KeyPrefix: "\x00"})
+			return first(stream, err, &locketv1.WatchResponse{})
+		}, []string{"key_prefix"}},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			err := tc.call(ctx)
+			require.Equal(t, codes.InvalidArgument, fault.Code(err), "%v", err)
+			var got []string
+			for _, v := range fault.Violations(err) {
+				got = append(got, v.Field)
+			}
+			require.ElementsMatch(t, tc.want, got)
+		})
+	}
+}
+
 func TestLocketAnswersWithReasons(t *testing.T) {
 	t.Parallel()
 	one, two := pair(t)
@@ -185,6 +253,7 @@ func TestLocketAnswersWithReasons(t *testing.T) {
 	require.Equal(t, "LockCollision", fault.Reason(err))
 	require.Equal(t, codes.AlreadyExists, fault.Code(err))
 	require.ErrorContains(t, err, `"bbs-1"`)
+	require.Equal(t, map[string]string{"owner": "bbs-1"}, fault.Metadata(err))
 	_, err = second.Release(t.Context(), &locketv1.ReleaseRequest{Key: "bbs", Owner: "bbs-2"})
 	require.Equal(t, "LockCollision", fault.Reason(err))
 

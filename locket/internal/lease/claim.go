@@ -16,6 +16,14 @@ var (
 	ErrNotFound = fault.New(codes.NotFound, "ResourceNotFound", "nobody holds the key")
 )
 
+// metadataOwner is where an ErrCollision tells programs who holds the key.
+const metadataOwner = "owner"
+
+// CollisionWith is the ErrCollision of a request that is refused because of held.
+func CollisionWith(held Held) error {
+	return ErrCollision.WithMetadata(map[string]string{metadataOwner: held.Owner}, "the %v is held by %q", held.Type, held.Owner)
+}
+
 // Type tells locks from presences. The values are those of the database and of the messages.
 type Type int16
 

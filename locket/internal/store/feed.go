@@ -150,11 +150,13 @@ func (f *feed) begin(ctx context.Context) error {
 }
 
 const readLog = `
-	SELECT revision, kind, ` + columns + ` FROM claim_log WHERE revision > @cursor ORDER BY revision LIMIT @limit`
+	SELECT revision, kind, extract(epoch FROM clock_timestamp() - logged_at)::float8 AS lag, ` + columns + `
+	FROM claim_log WHERE revision > @cursor ORDER BY revision LIMIT @limit`
 
 type logRow struct {
 	Revision int64
 	Kind     int16
+	Lag      float64 // seconds, by the clock of the database alone
 	row
 }
 
@@ -171,6 +173,7 @@ func (f *feed) advance(ctx context.Context) error {
 		changes := make([]lease.Change, len(page))
 		for i, r := range page {
 			changes[i] = lease.Change{Revision: r.Revision, Kind: lease.Kind(r.Kind), Held: r.held()}
+			f.metrics.watchLag.Observe(r.Lag)
 		}
 		f.deliver(changes)
 		f.cursor = changes[len(changes)-1].Revision

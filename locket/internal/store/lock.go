@@ -186,7 +186,7 @@ func (s *Store) serveAcquisitions(ctx context.Context, group []*request) {
 
 func (s *Store) refuse(r *request, held lease.Held) {
 	s.metrics.collisions.WithLabelValues(r.Type.String()).Inc()
-	r.answer <- answer{err: lease.ErrCollision.With("the %v is held by %q", held.Type, held.Owner)}
+	r.answer <- answer{err: lease.CollisionWith(held)}
 }
 
 func refuseAll(group []*request, err error) {

@@ -11,8 +11,8 @@ type metrics struct {
 	activeLocks, activePresences        prometheus.Gauge
 	oldestLock, oldestPresence          prometheus.Gauge
 	locksExpired, presencesExpired      prometheus.Counter
-	collisions                          *prometheus.CounterVec
-	groupSize                           prometheus.Histogram
+	collisions, releasesRefused         *prometheus.CounterVec
+	groupSize, watchLag                 prometheus.Histogram
 	bridged, watchesCut, listenFailures prometheus.Counter
 	watches, databaseUp                 prometheus.Gauge
 }
@@ -35,6 +35,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		collisions: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "claims_refused_total", Help: "Claims refused because another owner holds the key.",
 		}, []string{"type"}),
+		releasesRefused: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "releases_refused_total", Help: "Releases refused because another owner holds the key.",
+		}, []string{"type"}),
+		watchLag: f.NewHistogram(prometheus.HistogramOpts{
+			Name: "watch_lag_seconds", Help: "Time from a change, by the clock of the database, to its reading for the watches of this server.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
 		groupSize: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "claim_group_size", Help: "Claims and renewals that shared one statement.",
 			Buckets: prometheus.ExponentialBuckets(1, 2, 9),

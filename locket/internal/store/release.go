@@ -39,7 +39,8 @@ func (s *Store) Release(ctx context.Context, key, owner string) error {
 		return fmt.Errorf("releasing %q: %w", key, err)
 	case len(released) == 0 && len(remaining) > 0:
 		held := remaining[0].held()
-		return fmt.Errorf("releasing %q: %w", key, lease.ErrCollision.With("the %v is held by %q", held.Type, held.Owner))
+		s.metrics.releasesRefused.WithLabelValues(held.Type.String()).Inc()
+		return fmt.Errorf("releasing %q: %w", key, lease.CollisionWith(held))
 	}
 	for _, r := range released {
 		s.log.InfoContext(ctx, "claim-released", "key", key, "type", lease.Type(r.Type).String(), "owner", owner)

@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 
@@ -76,12 +77,16 @@ type Config struct {
 // New returns a store on a migrated database. Nothing expires and Lock does not answer before Run.
 func New(cfg Config) *Store {
 	m := newMetrics(cfg.Metrics)
-	return &Store{
+	s := &Store{
 		pool: cfg.Pool, log: cfg.Log, metrics: m,
 		requests: make(chan *request),
 		stopped:  make(chan struct{}),
 		feed:     newFeed(cfg.Pool, cfg.Log, m),
 	}
+	promauto.With(cfg.Metrics).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "watch_backlog", Help: "Changes that wait for the watch of this server that is furthest behind.",
+	}, s.feed.backlog)
+	return s
 }
 
 // Run serves Lock, ends what has run out, and feeds the watches, until ctx ends; then it returns

@@ -123,6 +123,17 @@ func (s *subscriptions) deliver(changes []lease.Change) {
 	}
 }
 
+// backlog is how many changes wait for the watch that is furthest behind.
+func (s *subscriptions) backlog() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	longest := 0
+	for w := range s.watches {
+		longest = max(longest, len(w.queue))
+	}
+	return float64(longest)
+}
+
 // cut ends every watch.
 func (s *subscriptions) cut(reason error) {
 	s.mu.Lock()

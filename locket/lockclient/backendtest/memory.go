@@ -126,7 +126,7 @@ func (m *Memory) Claim(ctx context.Context, c lockclient.Claim) (lockclient.Held
 		held.Token, held.AcquiredAt, held.Incarnation = before.held.Token, before.held.AcquiredAt, before.held.Incarnation
 	case before.held.Type == lockclient.TypePresence && c.Type == lockclient.TypePresence && c.Incarnation > before.held.Incarnation:
 	default:
-		return lockclient.Held{}, lockclient.ErrCollision.With("held by %q", before.held.Owner)
+		return lockclient.Held{}, collision(before.held.Owner)
 	}
 	if taken {
 		before.timer.Stop()
@@ -168,7 +168,7 @@ func (m *Memory) Release(ctx context.Context, key, owner string) error {
 	case !taken:
 		return nil
 	case e.held.Owner != owner:
-		return lockclient.ErrCollision.With("held by %q", e.held.Owner)
+		return collision(e.held.Owner)
 	}
 	e.timer.Stop()
 	delete(m.claims, key)
@@ -256,4 +256,8 @@ func (m *Memory) Held() []lockclient.Held {
 	}
 	slices.SortFunc(all, func(a, b lockclient.Held) int { return cmp.Compare(a.Key, b.Key) })
 	return all
+}
+
+func collision(owner string) error {
+	return lockclient.ErrCollision.WithMetadata(map[string]string{"owner": owner}, "held by %q", owner)
 }
