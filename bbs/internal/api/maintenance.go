@@ -21,8 +21,8 @@ type cellList struct {
 }
 
 func (c *cellList) ListCells(context.Context, *bbsv1.ListCellsRequest) (*bbsv1.ListCellsResponse, error) {
-	if !c.Store.Active() {
-		return nil, store.ErrNotMaster
+	if err := c.Store.Serving(); err != nil {
+		return nil, err
 	}
 	resp := &bbsv1.ListCellsResponse{}
 	for _, cell := range c.Cells.List() {
@@ -36,8 +36,8 @@ func (c *cellList) ListCells(context.Context, *bbsv1.ListCellsRequest) (*bbsv1.L
 }
 
 func (c *cellList) ListCellTags(context.Context, *bbsv1.ListCellTagsRequest) (*bbsv1.ListCellTagsResponse, error) {
-	if !c.Store.Active() {
-		return nil, store.ErrNotMaster
+	if err := c.Store.Serving(); err != nil {
+		return nil, err
 	}
 	byTag := map[string]*bbsv1.ListCellTagsResponse_TagCount{}
 	count := func(tag string) *bbsv1.ListCellTagsResponse_TagCount {
@@ -69,6 +69,9 @@ type maintenance struct {
 }
 
 func (m *maintenance) ListQuarantinedRecords(_ *bbsv1.ListQuarantinedRecordsRequest, stream grpc.ServerStreamingServer[bbsv1.ListQuarantinedRecordsResponse]) error {
+	if m.Store.Migrating() {
+		return store.ErrMigrating
+	}
 	records, err := m.Store.QuarantinedRecords(stream.Context())
 	if err != nil {
 		return err
@@ -86,8 +89,8 @@ func (m *maintenance) ListQuarantinedRecords(_ *bbsv1.ListQuarantinedRecordsRequ
 }
 
 func (m *maintenance) OverrideBrake(ctx context.Context, req *bbsv1.OverrideBrakeRequest) (*bbsv1.OverrideBrakeResponse, error) {
-	if !m.Store.Active() {
-		return nil, store.ErrNotMaster
+	if err := m.Store.Serving(); err != nil {
+		return nil, err
 	}
 	m.Effects.OverrideBrake(req.GetRelease(), req.GetDuration().AsDuration())
 	m.Log.WarnContext(ctx, "brake-overridden", "release", req.GetRelease(), "duration", req.GetDuration().AsDuration())
@@ -95,6 +98,9 @@ func (m *maintenance) OverrideBrake(ctx context.Context, req *bbsv1.OverrideBrak
 }
 
 func (m *maintenance) GetStatus(context.Context, *bbsv1.GetStatusRequest) (*bbsv1.GetStatusResponse, error) {
+	if m.Store.Migrating() {
+		return nil, store.ErrMigrating
+	}
 	status := m.Effects.Status()
 	resp := &bbsv1.GetStatusResponse{
 		Active: m.Store.Active(), Instance: m.Instance, BrakeEngaged: status.Brake,

@@ -114,11 +114,12 @@ func (f *follower) followFrom(position uint64) error {
 	defer cursor.Close()
 	for {
 		batch, err := cursor.Next(f.stream.Context(), f.BookmarkInterval)
+		serving := f.Store.Serving()
 		switch {
 		case err != nil:
 			return err
-		case !f.Store.Active():
-			return store.ErrNotMaster
+		case serving != nil:
+			return serving
 		case batch == nil:
 			err = f.bookmark(cursor.Position())
 		default:

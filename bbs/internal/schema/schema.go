@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -42,6 +43,9 @@ type Versions struct {
 	Current int64
 	// Target is the version that a migration is under way to, or Current.
 	Target int64
+	// ChangedAt is when either changed last. Tables change at no other time, so whoever knows their
+	// content need not look again while it is the same.
+	ChangedAt time.Time
 }
 
 // Querier is what reading the versions needs of a pool, connection or transaction.
@@ -52,7 +56,8 @@ type Querier interface {
 // Read returns the versions. A database that no BBS has touched has version 0.
 func Read(ctx context.Context, q Querier) (Versions, error) {
 	var v Versions
-	err := q.QueryRow(ctx, `select current_version, target_version from bbs_schema`).Scan(&v.Current, &v.Target)
+	err := q.QueryRow(ctx, `select current_version, target_version, changed_at from bbs_schema`).
+		Scan(&v.Current, &v.Target, &v.ChangedAt)
 	switch {
 	case err == nil:
 		return v, nil

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"diego.internal/servicekit/config"
 )
@@ -17,6 +18,31 @@ type Config struct {
 	ActiveLabel string `yaml:"active_key"`
 	// Keys that stored values may be sealed under; keep an old one until nothing uses it. At least one.
 	Keys []KeyConfig `yaml:"keys"`
+	// Rotation says how fast values under other keys than the active one are sealed anew.
+	Rotation RotationConfig `yaml:"rotation"`
+}
+
+// RotationConfig bounds the work of a rotation.
+type RotationConfig struct {
+	// Batch is how many values are sealed anew at once. Default 100.
+	Batch int `yaml:"batch"`
+	// Pause is the least time between two batches. Default 50ms.
+	Pause time.Duration `yaml:"pause"`
+}
+
+// SetDefaults fills what the file may leave out.
+func (c *RotationConfig) SetDefaults() { *c = RotationConfig{Batch: 100, Pause: 50 * time.Millisecond} }
+
+// Validate returns all problems of the section.
+func (c *RotationConfig) Validate() error {
+	var problems []error
+	if c.Batch < 1 || c.Batch > 10_000 {
+		problems = append(problems, config.Invalid("batch", "must be from 1 to 10000, is %d", c.Batch))
+	}
+	if c.Pause <= 0 {
+		problems = append(problems, config.Invalid("pause", "must be more than 0, is %v", c.Pause))
+	}
+	return errors.Join(problems...)
 }
 
 // KeyConfig names one key and the file that holds it.

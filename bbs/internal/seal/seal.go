@@ -14,6 +14,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -102,6 +104,14 @@ func New(keys []Key, active string) (*Keyring, error) {
 // Active returns the label that new values are sealed under.
 func (k *Keyring) Active() string { return k.active }
 
+// Labels returns the labels of all keys, in order.
+func (k *Keyring) Labels() []string { return slices.Sorted(maps.Keys(k.keys)) }
+
+// Prefix returns what every value begins with that is sealed under the active key, and no other value.
+func (k *Keyring) Prefix() []byte {
+	return append([]byte{version, byte(len(k.active))}, k.active...) //nolint:gosec // at most maxLabel
+}
+
 // Seal encrypts plaintext for one place under the active key.
 func (k *Keyring) Seal(plaintext []byte, place Place) ([]byte, error) {
 	prefix, aead, err := k.forSealing()
@@ -128,6 +138,17 @@ func (k *Keyring) Open(sealed []byte, place Place) ([]byte, error) {
 		return nil, ErrBroken.With("%s of %s under label %q: %w", place.Column, place.Table, label, err)
 	}
 	return plaintext, nil
+}
+
+// unknownLabelError is the label of a key that is not configured.
+type unknownLabelError string
+
+func (l unknownLabelError) Error() string { return fmt.Sprintf("label %q", string(l)) }
+
+// UnknownLabel returns the label that an ErrUnknownKey is about.
+func UnknownLabel(err error) (string, bool) {
+	label, ok := errors.AsType[unknownLabelError](err)
+	return string(label), ok
 }
 
 // LabelOf returns the label of the key that a value is sealed under.
@@ -159,8 +180,7 @@ func (k *Keyring) forSealing() ([]byte, cipher.AEAD, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		prefix := append([]byte{version, byte(len(k.active))}, k.active...) //nolint:gosec // at most maxLabel
-		k.sealer = &sealer{prefix: append(prefix, salt...), aead: aead, left: messagesPerSalt}
+		k.sealer = &sealer{prefix: append(k.Prefix(), salt...), aead: aead, left: messagesPerSalt}
 	}
 	k.sealer.left--
 	return k.sealer.prefix, k.sealer.aead, nil
@@ -170,7 +190,7 @@ func (k *Keyring) forSealing() ([]byte, cipher.AEAD, error) {
 func (k *Keyring) derive(label string, salt []byte) (cipher.AEAD, error) {
 	key, known := k.keys[label]
 	if !known {
-		return nil, ErrUnknownKey.With("label %q", label)
+		return nil, ErrUnknownKey.With("%w", unknownLabelError(label))
 	}
 	id := label + "\x00" + string(salt)
 	k.mu.Lock()

@@ -87,7 +87,7 @@ func (s *Store) LRPDefinition(ctx context.Context, guid, id string) (*workloadv1
 	err := d.pool.QueryRow(ctx,
 		`select definition from lrp_definitions where process_guid = $1 and definition_id = $2`, guid, id).Scan(&sealed)
 	if err != nil {
-		return nil, readError(err, lrp.ErrNotFound, "reading definition %q of %q", id, guid)
+		return nil, s.readError(err, lrp.ErrNotFound, "reading definition %q of %q", id, guid)
 	}
 	def, err := d.openLRP(guid, id, sealed)
 	if err != nil {
@@ -105,7 +105,7 @@ func (s *Store) LRPDefinitions(ctx context.Context, guid string) ([]*workloadv1.
 	rows, err := s.definitions.pool.Query(ctx,
 		`select definition_id, definition from lrp_definitions where process_guid = $1 order by created_at desc, definition_id`, guid)
 	if err != nil {
-		return nil, readError(err, lrp.ErrNotFound, "reading the definitions of %q", guid)
+		return nil, s.readError(err, lrp.ErrNotFound, "reading the definitions of %q", guid)
 	}
 	type stored struct {
 		ID     string
@@ -113,7 +113,7 @@ func (s *Store) LRPDefinitions(ctx context.Context, guid string) ([]*workloadv1.
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[stored])
 	if err != nil {
-		return nil, readError(err, lrp.ErrNotFound, "reading the definitions of %q", guid)
+		return nil, s.readError(err, lrp.ErrNotFound, "reading the definitions of %q", guid)
 	}
 	var defs []*workloadv1.LRPDefinition
 	var problems []error
@@ -134,7 +134,7 @@ func (s *Store) ActiveDefinitions(ctx context.Context, guids, ids []string) (map
 	rows, err := s.definitions.pool.Query(ctx, `select d.process_guid, d.definition_id, d.definition
 		from unnest($1::text[], $2::text[]) as u (g, i) join lrp_definitions d on d.process_guid = u.g and d.definition_id = u.i`, guids, ids)
 	if err != nil {
-		return nil, readError(err, lrp.ErrNotFound, "reading definitions")
+		return nil, s.readError(err, lrp.ErrNotFound, "reading definitions")
 	}
 	type stored struct {
 		GUID, ID string
@@ -142,7 +142,7 @@ func (s *Store) ActiveDefinitions(ctx context.Context, guids, ids []string) (map
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[stored])
 	if err != nil {
-		return nil, readError(err, lrp.ErrNotFound, "reading definitions")
+		return nil, s.readError(err, lrp.ErrNotFound, "reading definitions")
 	}
 	defs := make(map[string]*workloadv1.LRPDefinition, len(found))
 	for _, f := range found {
@@ -167,7 +167,7 @@ func (s *Store) TaskDefinition(ctx context.Context, guid string) (*workloadv1.Ta
 	var sealed []byte
 	err := d.pool.QueryRow(ctx, `select definition from task_definitions where guid = $1`, guid).Scan(&sealed)
 	if err != nil {
-		return nil, readError(err, task.ErrNotFound, "reading the definition of task %q", guid)
+		return nil, s.readError(err, task.ErrNotFound, "reading the definition of task %q", guid)
 	}
 	plain, err := d.keys.Open(sealed, placeOfTaskDefinition(guid))
 	if err != nil {
@@ -218,7 +218,7 @@ func (d *definitions) forget(c *changes) {
 }
 
 // readError tells a row that is not there from a database that does not answer.
-func readError(err error, notFound error, format string, args ...any) error {
+func (s *Store) readError(err error, notFound error, format string, args ...any) error {
 	what := fmt.Sprintf(format, args...)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -226,6 +226,7 @@ func readError(err error, notFound error, format string, args ...any) error {
 	case postgres.IsUnavailable(err):
 		return ErrUnavailable.With("%s: %w", what, err)
 	default:
+		err = s.unrecoverable(err)
 		return fmt.Errorf("%s: %w", what, err)
 	}
 }

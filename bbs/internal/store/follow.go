@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"diego.internal/bbs/internal/lrp"
+	"diego.internal/bbs/internal/schema"
+	"diego.internal/bbs/internal/seal"
 	"diego.internal/bbs/internal/task"
 	"diego.internal/bbs/internal/watch"
 	"diego.internal/servicekit/postgres"
@@ -37,7 +40,7 @@ func (s *Store) Follow(ctx context.Context) error {
 		}
 		if err := s.followOnce(ctx); err != nil && ctx.Err() == nil {
 			s.metrics.followErrors.Inc()
-			if !postgres.IsUnavailable(err) {
+			if !postgres.IsUnavailable(err) && !errors.Is(err, seal.ErrUnknownKey) { // which is logged once
 				s.log.WarnContext(ctx, "standby-not-following", "error", err)
 			}
 		}
@@ -47,17 +50,73 @@ func (s *Store) Follow(ctx context.Context) error {
 
 // followOnce loads the state if there is none, and applies what the log has.
 func (s *Store) followOnce(ctx context.Context) error {
+	if fits, err := s.schemaFits(ctx); err != nil || !fits {
+		return err
+	}
 	if s.view.Load() == nil {
-		return s.Load(ctx)
+		return s.standbyLoads(ctx)
+	}
+	if s.reload.Swap(false) {
+		s.metrics.reloads.Inc()
+		return s.standbyLoads(ctx)
 	}
 	err := s.follow(ctx, math.MaxUint64)
-	if errors.Is(err, watch.ErrTruncated) || errors.Is(err, errEntry) {
+	switch {
+	case errors.Is(err, seal.ErrUnknownKey):
+		// The active BBS seals under a key that we do not have. Loading the tables would fail in the same way.
+		s.standbyWaits(ctx, "waiting: "+err.Error())
+	case errors.Is(err, watch.ErrTruncated), errors.Is(err, errEntry):
 		// The log went on without us, or holds what we cannot apply; the tables hold it all.
 		s.log.WarnContext(ctx, "standby-reloads", "error", err)
 		s.metrics.reloads.Inc()
-		return s.Load(ctx)
+		return s.standbyLoads(ctx)
+	case err == nil:
+		s.standbyWaits(ctx, "")
 	}
 	return err
+}
+
+// standbyLoads is Load, and remembers if a key is missing.
+func (s *Store) standbyLoads(ctx context.Context) error {
+	err := s.Load(ctx)
+	if errors.Is(err, seal.ErrUnknownKey) {
+		s.standbyWaits(ctx, "waiting: "+err.Error())
+	}
+	return err
+}
+
+// schemaFits reports whether the tables are those of this program. A standby whose tables are not there
+// yet, or are changed by a BBS of another release, waits: it reads nothing that it might misunderstand,
+// and forgets what it knows, because a migration changes rows without telling the log.
+func (s *Store) schemaFits(ctx context.Context) (bool, error) {
+	versions, err := schema.Read(ctx, s.pool)
+	if err != nil {
+		return false, err
+	}
+	fits := versions.Current == schema.Built()
+	if !versions.ChangedAt.Equal(s.schemaAt) || !fits {
+		s.view.Store(nil)
+		s.schemaAt = versions.ChangedAt
+	}
+	if !fits {
+		s.standbyWaits(ctx, waitingForSchema(versions))
+	}
+	return fits, nil
+}
+
+// standbyWaits remembers and logs, once, why a standby does not follow; "" is that it does.
+func (s *Store) standbyWaits(ctx context.Context, why string) {
+	if before := s.standby.Swap(&why); (before == nil && why != "") || (before != nil && *before != why) {
+		s.log.InfoContext(ctx, "standby-changed", "state", cmp.Or(why, "following"))
+	}
+}
+
+// StandbyWaits says why this standby does not follow the log of the active BBS, "" if it does.
+func (s *Store) StandbyWaits() string {
+	if why := s.standby.Load(); why != nil {
+		return *why
+	}
+	return ""
 }
 
 // follow applies the log up to a revision, which must be there, or to its end if that is 2^64-1.
@@ -127,7 +186,7 @@ func (s *Store) ReadLog(ctx context.Context, after uint64, limit int) ([]*watch.
 	s.metrics.archiveReads.Inc()
 	logged, err := s.readLog(ctx, after, limit)
 	if err != nil {
-		return nil, readError(err, watch.ErrTruncated, "reading the log")
+		return nil, s.readError(err, watch.ErrTruncated, "reading the log")
 	}
 	if len(logged) == 0 && after < s.watch.Newest() {
 		return nil, watch.ErrTruncated.With("revision %d is gone", after+1)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/go-memdb"
@@ -25,16 +26,13 @@ import (
 // serving without part of the state could stop what runs.
 func (s *Store) TakeOver(ctx context.Context, valid func() bool) error {
 	started := time.Now()
-	_, _ = rand.Read(s.holder[:]) // never fails, see crypto/rand
-	var epoch, revision int64
-	err := s.pool.QueryRow(ctx, `update bbs_state set epoch = epoch + 1, holder = $1 returning epoch, revision`, s.holder).
-		Scan(&epoch, &revision)
+	epoch, revision, err := s.raiseEpoch(ctx)
 	if err != nil {
-		return fmt.Errorf("raising the epoch: %w", err)
+		return fmt.Errorf("raising the epoch: %w", s.unrecoverable(err))
 	}
 	warm, err := s.catchUp(ctx, unsigned(revision))
 	if err != nil {
-		return fmt.Errorf("taking over at revision %d: %w", revision, err)
+		return fmt.Errorf("taking over at revision %d: %w", revision, s.unrecoverable(err))
 	}
 	s.epoch = epoch
 	s.view.Store(s.snapshot(unsigned(revision), s.cfg.Clock()))
@@ -43,6 +41,35 @@ func (s *Store) TakeOver(ctx context.Context, valid func() bool) error {
 	s.log.InfoContext(ctx, "bbs-active", "epoch", epoch, "revision", revision, "warm", warm,
 		"after_ms", time.Since(started).Milliseconds())
 	return nil
+}
+
+// raiseEpoch makes us the only BBS that may write. It changes nothing, and returns an ErrUnknownKey, if
+// values may be stored that we have no key for. Our own active key is noted as one that is needed from
+// now on, before the first value is sealed under it.
+func (s *Store) raiseEpoch(ctx context.Context) (epoch, revision int64, err error) {
+	_, _ = rand.Read(s.holder[:]) // never fails, see crypto/rand
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, `update bbs_state set epoch = epoch + 1, holder = $1 returning epoch, revision`, s.holder).
+			Scan(&epoch, &revision)
+		if err != nil {
+			return err
+		}
+		labels, err := readLabels(ctx, tx)
+		if err != nil {
+			return err
+		}
+		for _, label := range labels {
+			if !slices.Contains(s.keys.Labels(), label) {
+				return seal.ErrUnknownKey.With(`the key labelled %q is still needed; configure it until bbs_values_under_old_keys{label=%q} is 0`, label, label)
+			}
+		}
+		if slices.Contains(labels, s.keys.Active()) {
+			return nil
+		}
+		_, err = tx.Exec(ctx, `insert into sealing_labels (label, since) values ($1, now())`, []byte(s.keys.Active()))
+		return err
+	})
+	return epoch, revision, err
 }
 
 // catchUp brings the state to a revision that is committed. It reports whether the log sufficed.
@@ -69,10 +96,15 @@ func (s *Store) Load(ctx context.Context) error {
 		return err
 	}
 	l := &loader{keys: s.keys, txn: state.Txn(true)}
+	defer l.txn.Abort() // does nothing after the commit
 	var epoch, revision int64
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, `select epoch, revision from bbs_state`).Scan(&epoch, &revision); err != nil {
 			return fmt.Errorf("reading the revision: %w", err)
+		}
+		var err error
+		if l.needed, err = readLabels(ctx, tx); err != nil {
+			return err
 		}
 		for _, load := range [...]func(context.Context, pgx.Tx) error{l.domains, l.desireds, l.actuals, l.tasks} {
 			if err := load(ctx, tx); err != nil {
@@ -82,7 +114,6 @@ func (s *Store) Load(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		l.txn.Abort()
 		return fmt.Errorf("loading the state: %w", err)
 	}
 	l.txn.Commit()
@@ -99,17 +130,30 @@ func (s *Store) Load(ctx context.Context) error {
 type loader struct {
 	keys *seal.Keyring
 	txn  *memdb.Txn
+	// needed are the labels that values may be under which can be read.
+	needed []string
+	// page limits the next table to one chunk; nil is all of it.
+	page *page
 	rows int
 	bad  []Quarantined
 }
 
-// insert adds a row, or notes that it cannot be read. Only a missing key is an error.
+// page is one chunk of a table: the clause that limits the query to it, and what came.
+type page struct {
+	where string
+	args  []any
+	rows  int
+	last  []any // the key of the last row, readable or not
+}
+
+// insert adds a row, or notes that it cannot be read. Only a missing key that is still needed is an
+// error: what is under another one, a rotation could not open when the key was there.
 func (l *loader) insert(table, sqlTable, key string, obj any, problem error) error {
 	switch {
 	case problem == nil:
 		l.rows++
 		return l.txn.Insert(table, obj)
-	case errors.Is(problem, seal.ErrUnknownKey):
+	case l.isNeeded(problem):
 		return fmt.Errorf("reading %s %q: %w", sqlTable, key, problem)
 	default:
 		l.bad = append(l.bad, Quarantined{Table: sqlTable, Key: key, Problem: problem.Error()})
@@ -117,11 +161,16 @@ func (l *loader) insert(table, sqlTable, key string, obj any, problem error) err
 	}
 }
 
+func (l *loader) isNeeded(problem error) bool {
+	label, unknown := seal.UnknownLabel(problem)
+	return unknown && slices.Contains(l.needed, label)
+}
+
 func (l *loader) domains(ctx context.Context, tx pgx.Tx) error {
 	var d lrp.Domain
 	var policy []byte
 	var revision int64
-	return each(ctx, tx, `select name, fresh_until, default_crash_policy, revision from domains`,
+	return l.each(ctx, tx, `select name, fresh_until, default_crash_policy, revision from domains`,
 		[]any{&d.Name, &d.FreshUntil, &policy, &revision}, func() error {
 			row := d
 			row.Revision = unsigned(revision)
@@ -137,7 +186,7 @@ func (l *loader) desireds(ctx context.Context, tx pgx.Tx) error {
 	var strategy int16
 	var tagIndex, revision int64
 	var rootFS string
-	return each(ctx, tx, `select process_guid, domain, log_guid, instances, memory_mb, disk_mb, max_pids, root_fs,
+	return l.each(ctx, tx, `select process_guid, domain, log_guid, instances, memory_mb, disk_mb, max_pids, root_fs,
 			placement, metric_tags, crash_policy, update_strategy, active_definition_id, coalesce(definition_id, ''),
 			previous_definition_id, client_data, tag_epoch, tag_index, created_at, updated_at, revision
 			from desired_lrps left join healthy_definitions using (process_guid)`,
@@ -163,7 +212,7 @@ func (l *loader) actuals(ctx context.Context, tx pgx.Tx) error {
 	var presence, state int16
 	var reported []byte
 	var tagIndex, revision int64
-	return each(ctx, tx, `select process_guid, instance_index, presence, domain, state, instance_guid, cell_id, zone,
+	return l.each(ctx, tx, `select process_guid, instance_index, presence, domain, state, instance_guid, cell_id, zone,
 			definition_id, reported, routable, stop_requested, crash_count, crash_reason, placement_error, since,
 			tag_epoch, tag_index, revision from actual_lrps`,
 		[]any{
@@ -175,7 +224,7 @@ func (l *loader) actuals(ctx context.Context, tx pgx.Tx) error {
 			row.Presence, row.State = lrp.Presence(presence), lrp.State(state) //nolint:gosec // checked by the table
 			row.Tag.Index, row.Revision = uint32(tagIndex), unsigned(revision) //nolint:gosec // as written
 			if err := wire.DecodeReported(&row, reported); err != nil {
-				return l.insert(tableActual, "actual_lrps", fmt.Sprintf("%v/%v", row.Key, row.Presence), nil, err)
+				return l.insert(tableActual, "actual_lrps", nameOfActual(&row), nil, err)
 			}
 			return l.insert(tableActual, "actual_lrps", "", &actualRow{Actual: &row, encoded: wire.EncodeActual(&row)}, nil)
 		})
@@ -187,7 +236,7 @@ func (l *loader) tasks(ctx context.Context, tx pgx.Tx) error {
 	var placement, result, digest []byte
 	var rootFS string
 	var revision int64
-	return each(ctx, tx, `select guid, domain, state, cell_id, instance_guid, created_at, updated_at, first_completed_at,
+	return l.each(ctx, tx, `select guid, domain, state, cell_id, instance_guid, created_at, updated_at, first_completed_at,
 			failed, failure_reason, result, rejection_count, rejection_reason, memory_mb, disk_mb, max_pids, root_fs,
 			placement, definition_digest, has_callback, revision from tasks`,
 		[]any{
@@ -208,12 +257,38 @@ func (l *loader) tasks(ctx context.Context, tx pgx.Tx) error {
 		})
 }
 
-// each runs a query and calls f after each row was scanned into targets.
-func each(ctx context.Context, tx pgx.Tx, sql string, targets []any, f func() error) error {
-	rows, err := tx.Query(ctx, sql)
+// each runs a query and calls f after each row was scanned into targets. The first targets are the key of
+// the table in the types of its columns.
+func (l *loader) each(ctx context.Context, tx pgx.Tx, sql string, targets []any, f func() error) error {
+	var args []any
+	if l.page != nil {
+		sql, args = sql+" "+l.page.where, l.page.args
+	}
+	rows, err := tx.Query(ctx, sql, args...)
 	if err != nil {
 		return err
 	}
-	_, err = pgx.ForEachRow(rows, targets, f)
+	_, err = pgx.ForEachRow(rows, targets, func() error {
+		if l.page != nil {
+			l.page.at(targets)
+		}
+		return f()
+	})
 	return err
+}
+
+// at notes the key of a row: as many targets as the page has arguments besides its limit.
+func (p *page) at(targets []any) {
+	p.rows++
+	p.last = p.last[:0]
+	for _, target := range targets[:len(p.args)-1] {
+		switch v := target.(type) {
+		case *string:
+			p.last = append(p.last, *v)
+		case *int32:
+			p.last = append(p.last, *v)
+		case *int16:
+			p.last = append(p.last, *v)
+		}
+	}
 }

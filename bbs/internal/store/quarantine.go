@@ -83,11 +83,11 @@ func (s *Store) recordQuarantine(ctx context.Context, bad []Quarantined) {
 func (s *Store) QuarantinedRecords(ctx context.Context) ([]Quarantined, error) {
 	rows, err := s.pool.Query(ctx, `select table_name, key, problem, found_at from quarantine order by table_name, key`)
 	if err != nil {
-		return nil, readError(err, ErrUnavailable, "reading the quarantine")
+		return nil, s.readError(err, ErrUnavailable, "reading the quarantine")
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Quarantined])
 	if err != nil {
-		return nil, readError(err, ErrUnavailable, "reading the quarantine")
+		return nil, s.readError(err, ErrUnavailable, "reading the quarantine")
 	}
 	return slices.Clip(found), nil
 }

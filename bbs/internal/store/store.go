@@ -32,6 +32,8 @@ import (
 var (
 	// ErrNotMaster says that this BBS is not the active one, or cannot prove it at this moment.
 	ErrNotMaster = fault.New(codes.Unavailable, "NotMaster", "this bbs is not the active one")
+	// ErrMigrating says that this BBS holds the lock and changes the tables to another version.
+	ErrMigrating = fault.New(codes.Unavailable, "Migrating", "the schema of the database is being migrated")
 	// ErrFenced says that another BBS has become active: this one must stop.
 	ErrFenced = fault.New(codes.Aborted, "FencedOut", "another bbs has become active")
 	// ErrUnavailable says that Postgres does not answer. The request has not happened, unless the text
@@ -71,6 +73,10 @@ type Config struct {
 	WatchBytes int
 	// Retention says what batch_log keeps.
 	Retention Retention
+	// Rotation says how fast values under old keys are sealed anew.
+	Rotation Rotation
+	// Comparison says how often memory is compared with the tables.
+	Comparison Comparison
 	// OnCommit is called with what each batch of this BBS changed, when reads see it and before the
 	// callers have their answers. It runs in the writer, so it must be quick and must not block.
 	OnCommit func(Committed)
@@ -95,6 +101,8 @@ func (c Config) withDefaults() Config {
 		c.Clock = time.Now
 	}
 	c.Retention = c.Retention.withDefaults()
+	c.Rotation = c.Rotation.withDefaults()
+	c.Comparison = c.Comparison.withDefaults()
 	return c
 }
 
@@ -126,16 +134,29 @@ type Store struct {
 	// active holds the proof that this BBS is the active one; nil on a standby.
 	active atomic.Pointer[func() bool]
 	// down is set while the outcome of a batch, or our mastership, is being looked up.
-	down  atomic.Bool
-	queue chan *request
+	down atomic.Bool
+	// migrating is set while this BBS, not yet active, changes the tables.
+	migrating atomic.Bool
+	queue     chan *request
+	// fatal takes the first error that ends the writer for good.
+	fatal chan error
+	// standby says what a standby waits for, if it cannot follow the log.
+	standby atomic.Pointer[string]
 
 	quarantine quarantine
+	rotation   rotation
+	comparison comparison
+
+	// reload asks the standby to load the tables again.
+	reload atomic.Bool
 
 	// state, epoch and holder belong to the goroutine of Follow, TakeOver or Run. The holder is who we
 	// are in the database since TakeOver.
 	state  *memdb.MemDB
 	epoch  int64
 	holder [16]byte
+	// schemaAt is when the tables that a standby follows got their version.
+	schemaAt time.Time
 }
 
 // New returns a Store that holds nothing yet.
@@ -151,7 +172,7 @@ func New(cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, pool: cfg.Pool, keys: cfg.Keys, log: cfg.Log, state: state, definitions: defs,
-		newer: make(chan struct{}), queue: make(chan *request, cfg.QueueLimit),
+		newer: make(chan struct{}), queue: make(chan *request, cfg.QueueLimit), fatal: make(chan error, 1),
 	}
 	s.watch = watch.NewLog(watch.Config{MaxBytes: cfg.WatchBytes, Archive: s})
 	s.metrics = newMetrics(s, cfg.Metrics)
@@ -160,11 +181,11 @@ func New(cfg Config) (*Store, error) {
 
 // View returns the newest committed state, for a read that clients shall see.
 //
-// It returns ErrNotMaster on a standby, and while an active BBS cannot prove that it still is.
+// It returns ErrNotMaster on a standby, and while an active BBS cannot prove that it still is, and
+// ErrMigrating as SetMigrating says.
 func (s *Store) View() (*View, error) {
-	valid := s.active.Load()
-	if valid == nil || !(*valid)() {
-		return nil, ErrNotMaster
+	if err := s.Serving(); err != nil {
+		return nil, err
 	}
 	return s.view.Load(), nil
 }
@@ -200,6 +221,7 @@ func (s *Store) ViewAt(ctx context.Context, revision uint64) (*View, error) {
 // an event also reads what it tells.
 func (s *Store) publish(view *View, batch *watch.Batch) {
 	s.view.Store(view)
+	s.comparison.published(view)
 	if batch != nil {
 		s.watch.Append(batch)
 	}
@@ -240,11 +262,11 @@ type result struct {
 // The function must be quick, must not block, and must not have effects besides its Tx and what the
 // caller reads after Apply has returned; it may run again if its batch has to be made anew.
 //
-// It returns ErrNotMaster, ErrFenced, ErrUnavailable or ErrOverloaded if the change has not happened.
+// It returns ErrNotMaster, ErrMigrating, ErrFenced, ErrUnavailable or ErrOverloaded if the change has not happened.
 // If ctx ends while the batch is on its way, the change may still happen.
 func (s *Store) Apply(ctx context.Context, apply func(*Tx) error) (uint64, error) {
-	if valid := s.active.Load(); valid == nil || !(*valid)() {
-		return 0, ErrNotMaster
+	if err := s.Serving(); err != nil {
+		return 0, err
 	}
 	if s.down.Load() {
 		return 0, ErrUnavailable

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"diego.internal/bbs/internal/lrp"
+	"diego.internal/bbs/internal/schema"
 	"diego.internal/bbs/internal/watch"
 )
 
@@ -22,8 +23,8 @@ const sqlFenced = "BBF01"
 // one batch is on its way the next one gathers. Call it after TakeOver.
 //
 // A lost database does not end it: it finds out what became of the batch that was on its way and
-// goes on. It returns nil when ctx ends, after answering all that wait, and an ErrFenced when another
-// BBS has become active.
+// goes on. It returns nil when ctx ends, after answering all that wait, an ErrFenced when another
+// BBS has become active, and a schema.ErrMissing when a table is gone.
 func (s *Store) Run(ctx context.Context) error {
 	w := &writer{Store: s}
 	defer w.release() //nolint:contextcheck // after the end of ctx
@@ -33,10 +34,13 @@ func (s *Store) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case err := <-s.fatal:
+			return err
 		case first = <-s.queue:
 		}
 		if err := w.commit(ctx, w.gather(first)); err != nil {
 			if errors.Is(err, ErrFenced) {
+				w.metrics.fenced.Inc()
 				return err
 			}
 			return nil
@@ -129,6 +133,9 @@ func (w *writer) commitSome(ctx context.Context, requests []*request) ([]*reques
 		}
 		wrote, err := b.apply(r.apply, r.trace)
 		changed = changed || wrote
+		if err != nil {
+			w.metrics.refusals.WithLabelValues(reasonOf(err)).Inc()
+		}
 		outcomes = append(outcomes, outcome{r, err})
 	}
 	if !changed {
@@ -174,7 +181,11 @@ func (w *writer) afterRefusal(ctx context.Context, outcomes []outcome, rest []*r
 	var refusal *pgconn.PgError
 	if len(outcomes) == 1 || !errors.As(err, &refusal) || !isDataError(refusal) {
 		w.log.ErrorContext(ctx, "batch-refused", "requests", len(outcomes), "error", err)
-		if !isDataError(refusal) {
+		err = w.unrecoverable(err)
+		switch {
+		case isDataError(refusal):
+			err = refusalError(refusal, err)
+		case !errors.Is(err, schema.ErrMissing):
 			err = ErrUnavailable.With("%w", err)
 		}
 		answer(taken(outcomes), result{err: err})
