@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
@@ -88,7 +87,7 @@ func run(ctx context.Context, args []string) error {
 	g.Go(func() error {
 		lock, err := lockclient.Acquire(ctx, lockclient.LockConfig{
 			Key: "auctioneer", Owner: cfg.Lock.Owner, TTL: cfg.Lock.TTL, Value: []byte(server.Addr()),
-			Backend: claims, Log: tel.Log,
+			Backend: claims, Log: tel.Log, Metrics: tel.Registry,
 		})
 		switch {
 		case ctx.Err() != nil && err != nil:
@@ -206,12 +205,4 @@ func (m *mastership) register(tel *telemetry.Telemetry) {
 		}
 		return "held", nil
 	})
-	tel.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "auctioneer_lock_held", Help: "1 while this process is the auctioneer.",
-	}, func() float64 {
-		if m.held() {
-			return 1
-		}
-		return 0
-	}))
 }

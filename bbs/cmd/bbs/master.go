@@ -10,12 +10,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"diego.internal/bbs/internal/effect"
+	"diego.internal/bbs/internal/schema"
 	"diego.internal/bbs/internal/seal"
 	"diego.internal/bbs/internal/store"
 	"diego.internal/locket/lockclient"
 	"diego.internal/servicekit/grpcserver"
 	"diego.internal/servicekit/lifecycle"
-	"diego.internal/servicekit/postgres"
 	"diego.internal/servicekit/telemetry"
 )
 
@@ -31,15 +31,13 @@ type master struct {
 	effects *effect.Effects
 	server  *grpcserver.Server
 	backend lockclient.Backend
+	schema  *schemaStatus
 }
 
 // run follows the log of the active BBS until it gets the lock, and then is the active BBS until ctx
 // ends or it can no longer prove that it is. After that the process has to start anew, as a standby:
 // its state may be behind.
 func (m *master) run(ctx context.Context) error {
-	if err := store.Migrate(ctx, m.pool); err != nil {
-		return stopped(ctx, fmt.Errorf("migrating the database: %w", err))
-	}
 	lock, err := m.await(ctx)
 	if err != nil {
 		return stopped(ctx, err)
@@ -61,6 +59,13 @@ func (m *master) run(ctx context.Context) error {
 	if holdErr := <-lost; holdErr != nil {
 		return lifecycle.WithExitCode(holdErr, lifecycle.ExitLockLost)
 	}
+	if errors.Is(err, errRolledBack) {
+		// The lock is free for an older program. To end would be to be started again.
+		m.schema.rolledBack.Store(true)
+		m.tel.Log.InfoContext(ctx, "bbs-rolled-back", "version", m.cfg.RollBackTo)
+		<-ctx.Done()
+		return nil
+	}
 	return stopped(ctx, err)
 }
 
@@ -71,7 +76,7 @@ func (m *master) await(ctx context.Context) (*lockclient.Lock, error) {
 	followed := make(chan error, 1)
 	go func() { followed <- m.store.Follow(follow) }()
 	lock, err := lockclient.Acquire(ctx, lockclient.LockConfig{
-		Key: "bbs", Owner: m.cfg.Lock.Owner, TTL: m.cfg.Lock.TTL, Value: []byte(m.server.Addr()), Backend: m.backend, Log: m.tel.Log,
+		Key: "bbs", Owner: m.cfg.Lock.Owner, TTL: m.cfg.Lock.TTL, Value: []byte(m.server.Addr()), Backend: m.backend, Log: m.tel.Log, Metrics: m.tel.Registry,
 	})
 	stop()
 	return lock, errors.Join(err, <-followed)
@@ -79,6 +84,9 @@ func (m *master) await(ctx context.Context) (*lockclient.Lock, error) {
 
 // lead is the active BBS until ctx ends.
 func (m *master) lead(ctx context.Context, lock *lockclient.Lock) error {
+	if err := m.migrate(ctx, lock.Valid); err != nil {
+		return fmt.Errorf("migrating the database: %w", err)
+	}
 	if err := m.takeOver(ctx, lock); err != nil {
 		return err
 	}
@@ -88,11 +96,15 @@ func (m *master) lead(ctx context.Context, lock *lockclient.Lock) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		err := m.store.Run(ctx)
-		if errors.Is(err, store.ErrFenced) {
+		switch {
+		case errors.Is(err, store.ErrFenced):
 			err = lifecycle.WithExitCode(err, lifecycle.ExitLockLost)
+		case errors.Is(err, schema.ErrMissing):
+			err = lifecycle.WithExitCode(err, lifecycle.ExitStore)
 		}
 		return err
 	})
+	g.Go(func() error { return lifecycle.WithExitCode(m.store.Rotate(ctx), lifecycle.ExitLockLost) })
 	g.Go(func() error { return m.store.PruneLog(ctx) })
 	g.Go(func() error { return stopped(ctx, m.effects.Run(ctx)) })
 	return g.Wait()
@@ -101,25 +113,11 @@ func (m *master) lead(ctx context.Context, lock *lockclient.Lock) error {
 // takeOver makes the store the active one. A database that does not answer is asked again for as long
 // as the lock is ours.
 func (m *master) takeOver(ctx context.Context, lock *lockclient.Lock) error {
-	pause := time.NewTicker(takeOverPause)
-	defer pause.Stop()
-	for {
-		err := m.store.TakeOver(ctx, lock.Valid)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, seal.ErrUnknownKey):
-			return lifecycle.WithExitCode(err, lifecycle.ExitStore)
-		case !postgres.IsUnavailable(err):
-			return err
-		}
-		m.tel.Log.WarnContext(ctx, "take-over-failed", "error", err)
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-pause.C:
-		}
+	err := m.persist(ctx, "take-over-failed", func() error { return m.store.TakeOver(ctx, lock.Valid) })
+	if errors.Is(err, seal.ErrUnknownKey) || errors.Is(err, schema.ErrMissing) {
+		return lifecycle.WithExitCode(err, lifecycle.ExitStore)
 	}
+	return err
 }
 
 // stopped returns nil for an error that is only the end of ctx.

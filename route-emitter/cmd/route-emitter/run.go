@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string) error {
 		if err != nil {
 			return err //nolint:wrapcheck // says what was opened
 		}
-		g.Go(func() error { return whileLocked(ctx, lockConfig(cfg, claims, tel.Log), work) })
+		g.Go(func() error { return whileLocked(ctx, lockConfig(cfg, claims, tel), work) })
 	}
 	tel.Started(slog.String("cell_id", cfg.CellID)) //nolint:contextcheck // one log line
 	return g.Wait()                                 //nolint:wrapcheck // wrapped by each part
@@ -116,8 +116,10 @@ func addReadiness(tel *telemetry.Telemetry, watcher *watch.Watcher, emitter *emi
 	})
 }
 
-func lockConfig(cfg Config, backend lockclient.Backend, log *slog.Logger) lockclient.LockConfig {
-	return lockclient.LockConfig{Key: lockKey, Owner: cfg.Lock.Owner, TTL: cfg.Lock.TTL, Backend: backend, Log: log}
+func lockConfig(cfg Config, backend lockclient.Backend, tel *telemetry.Telemetry) lockclient.LockConfig {
+	return lockclient.LockConfig{
+		Key: lockKey, Owner: cfg.Lock.Owner, TTL: cfg.Lock.TTL, Backend: backend, Log: tel.Log, Metrics: tel.Registry,
+	}
 }
 
 // whileLocked waits for the lock and works until ctx ends or the lock is lost. At the end of ctx the lock is released only

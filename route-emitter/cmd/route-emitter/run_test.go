@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -117,7 +116,7 @@ func TestRunRefusesCertificateOfAnotherCell(t *testing.T) {
 func TestWhileLocked(t *testing.T) {
 	t.Parallel()
 	lock := func(owner string, backend lockclient.Backend) lockclient.LockConfig {
-		return lockConfig(Config{Lock: LockConfig{Owner: owner, TTL: 3 * time.Second}}, backend, slog.New(slog.DiscardHandler))
+		return lockConfig(Config{Lock: LockConfig{Owner: owner, TTL: 3 * time.Second}}, backend, telemetry.Discard())
 	}
 	backend := backendtest.NewMemory()
 	started := make(chan string, 2)
@@ -157,7 +156,7 @@ func TestWhileLocked(t *testing.T) {
 func TestWhileLockedReturnsErrorOfWork(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
-	cfg := lockConfig(Config{Lock: LockConfig{Owner: "one", TTL: 3 * time.Second}}, backendtest.NewMemory(), slog.New(slog.DiscardHandler))
+	cfg := lockConfig(Config{Lock: LockConfig{Owner: "one", TTL: 3 * time.Second}}, backendtest.NewMemory(), telemetry.Discard())
 	require.ErrorIs(t, whileLocked(t.Context(), cfg, func(context.Context) error { return broken }), broken)
 }
 
