@@ -17,6 +17,19 @@ var (
 	ErrBeingDestroyed   = errors.New("container already being destroyed")
 	ErrPathNotFound     = errors.New("path not found in container")
 	ErrEngineNotRunning = errors.New("container engine does not answer")
+	// ErrOutOfDisk is about the disk of one container, ErrDiskFull about that of the cell.
+	ErrOutOfDisk = errors.New("container is out of disk")
+	ErrDiskFull  = errors.New("disk of the cell is full")
+)
+
+// Errors about images of registries, inside a RootFSError. Only the first is worth a second try: the engine has made a few
+// by then, within seconds, so that it is for the caller to come back later or elsewhere.
+var (
+	ErrRegistryUnavailable  = errors.New("registry is not available")
+	ErrImageNotFound        = errors.New("image not found in the registry")
+	ErrRegistryUnauthorized = errors.New("registry refuses the credentials")
+	ErrImageDigest          = errors.New("image is not what its digest says")
+	ErrImageTooLarge        = errors.New("image does not fit the disk limit of the container")
 )
 
 // RootFSError says that the image cannot be had or used.

@@ -83,6 +83,8 @@ type ExitStatus struct {
 	Code int
 	// OutOfMemory says that the kernel killed a process of this container for memory while this one was running.
 	OutOfMemory bool
+	// OutOfDisk says that the process failed, or was stopped, while the container had used up its disk or its files.
+	OutOfDisk bool
 }
 
 // Capacity of a machine.
@@ -90,6 +92,8 @@ type Capacity struct {
 	MemoryInBytes uint64
 	DiskInBytes   uint64
 	MaxContainers int
+	// Restrictions are what this engine should do and cannot on this machine, one sentence each; empty on a sound one.
+	Restrictions []string
 }
 
 // Properties are names and values stored with a container.
@@ -114,7 +118,10 @@ type ContainerSpec struct {
 	NetOut []NetOutRule
 }
 
-// Image names a root filesystem: "preloaded:<name>", an absolute path of a folder or tarball, or "docker://…".
+// Image names a root filesystem: "preloaded:<name>", an absolute path of a folder or tarball, or
+// "docker://[registry]/repository[#tag|#sha256:digest]", also with ":tag" or "@sha256:digest". The configuration of an
+// image of a registry gives its variables to every process, below those of the container, and its user and working
+// folder to processes that name none; entry point and command are left to the caller.
 type Image struct {
 	URI      string
 	Username string
@@ -137,11 +144,28 @@ type BindMount struct {
 // Limits of a container; zero means unlimited.
 type Limits struct {
 	MemoryInBytes uint64
-	DiskInBytes   uint64
-	Pids          int64
+	// DiskInBytes bounds what DiskScope counts. Writes beyond it fail, and all processes of a container that has used it
+	// up are killed; their ExitStatus says so.
+	DiskInBytes uint64
+	DiskScope   DiskScope
+	// Inodes bounds the files of a container that has a limit of disk; zero means the engine's default, 200,000. A disk
+	// too small to hold as many has fewer.
+	Inodes uint64
+	Pids   int64
 	// CPUShares is the weight against other containers (1,024 is the engine's usual one).
 	CPUShares uint64
 }
+
+// DiskScope says what counts against a limit of disk.
+type DiskScope int
+
+// The scopes.
+const (
+	// DiskScopeExclusive counts what the container writes.
+	DiskScopeExclusive DiskScope = iota
+	// DiskScopeTotal counts the image too.
+	DiskScopeTotal
+)
 
 // NetIn maps a port of the host to one of the container.
 type NetIn struct {
@@ -205,9 +229,10 @@ type ProcessSpec struct {
 	Path string
 	Args []string
 	Env  []EnvVar
-	// Dir defaults to the user's home.
+	// Dir defaults to the image's working folder, if it has one, and else to the user's home.
 	Dir string
-	// User is a name of the container's passwd; it defaults to root.
+	// User is a name or number of the container's passwd, with ":group" if wanted; it defaults to the image's user, and
+	// if that has none to root.
 	User string
 	// Nofile limits open files; nil keeps the engine's default.
 	Nofile *uint64

@@ -36,12 +36,18 @@ const cleanupTimeout = 2 * time.Minute
 // Backend is the containers of one cell. It is safe for concurrent use. At most one Backend may be open for a state
 // folder at a time; New makes sure of it.
 type Backend struct {
-	cfg     Config
-	client  *client.Client
-	network *network.Network
-	tails   *tails
-	images  singleflight.Group
-	lock    *os.File // held while this Backend is open
+	cfg          Config
+	client       *client.Client
+	network      *network.Network
+	tails        *tails
+	images       singleflight.Group // layers that are being unpacked, by key
+	layers       *layers
+	registries   *registries
+	users        userNamespaces
+	disks        bool       // containers with a limit get a disk of their own
+	loops        sync.Mutex // held while a loop device is taken
+	restrictions []string   // set by start
+	lock         *os.File   // held while this Backend is open
 
 	// ctx ends with Close; followers of processes live in it.
 	ctx    context.Context //nolint:containedctx // the life of the Backend, not of a call
@@ -80,7 +86,7 @@ func open(cfg Config) (*Backend, error) {
 	if cfg.DNSServers == nil {
 		cfg.DNSServers = hostResolvers()
 	}
-	for _, folder := range []string{cfg.containersFolder(), cfg.runcFolder()} {
+	for _, folder := range []string{cfg.containersFolder(), cfg.runcFolder(), cfg.mountsFolder()} {
 		if err := os.MkdirAll(folder, 0o711); err != nil { //nolint:gosec // bind mounts are looked up below
 			return nil, fmt.Errorf("making state folder: %w", err)
 		}
@@ -89,7 +95,7 @@ func open(cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{cfg: cfg, lock: lock, containers: map[string]*container{}}
+	b := &Backend{cfg: cfg, lock: lock, containers: map[string]*container{}, layers: newLayers(), registries: newRegistries(cfg)}
 	b.ctx, b.cancel = context.WithCancel(namespaces.WithNamespace(context.Background(), cfg.Namespace))
 	if err := b.connect(); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -139,7 +145,7 @@ func (b *Backend) Close() error {
 	if b.tails != nil {
 		errs = append(errs, b.tails.close())
 	}
-	return errors.Join(append(errs, b.lock.Close())...)
+	return errors.Join(append(errs, b.closeUsers(), b.lock.Close())...)
 }
 
 // within names the containerd namespace for calls made with ctx.
@@ -174,6 +180,7 @@ func (b *Backend) Capacity(context.Context) (garden.Capacity, error) {
 		MemoryInBytes: memory.Totalram * uint64(memory.Unit),
 		DiskInBytes:   disk.Blocks * uint64(disk.Bsize), //nolint:gosec // never negative
 		MaxContainers: b.cfg.MaxContainers,
+		Restrictions:  slices.Clone(b.restrictions),
 	}, nil
 }
 

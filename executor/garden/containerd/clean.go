@@ -22,7 +22,7 @@ func (b *Backend) Clean(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cleaning cell %q: %w", b.cfg.CellID, engineError(err))
 	}
-	if err := errors.Join(removeCgroups(b.cfg.cgroupParent()), os.RemoveAll(b.cfg.containersFolder()), os.RemoveAll(b.cfg.runcFolder())); err != nil {
+	if err := errors.Join(b.removeAllHelperMounts(), removeCgroups(b.cfg.cgroupParent()), os.RemoveAll(b.cfg.containersFolder()), os.RemoveAll(b.cfg.runcFolder())); err != nil {
 		return fmt.Errorf("cleaning cell %q: %w", b.cfg.CellID, err)
 	}
 	return nil
@@ -56,6 +56,11 @@ func (b *Backend) Leftovers(ctx context.Context) ([]string, error) {
 	for _, path := range mounts {
 		found = append(found, "mount "+path)
 	}
+	helpers, err := b.cfg.helperLeftovers()
+	if err != nil {
+		return nil, fmt.Errorf("looking for leftovers: %w", err)
+	}
+	found = append(found, helpers...)
 	shims, err := shimsOf(b.cfg.tag() + "-")
 	if err != nil {
 		return nil, fmt.Errorf("looking for leftovers: %w", err)

@@ -4,9 +4,8 @@
 //
 // The package owns everything on the machine that carries its cell's id: containerd containers and snapshots,
 // interfaces, an nftables table, cgroups and the state folder. It decides nothing about what runs; that is the
-// executor's. User namespaces for unprivileged containers are not mapped yet: capabilities are dropped, no new
-// privileges are given and system calls are filtered, but root in a container is uid 0 of the machine. Limits.DiskInBytes
-// is recorded and measured, not enforced.
+// executor's. Root in an unprivileged container is nobody on the machine: it has a user namespace with a range of users of
+// its own, few capabilities, no way to new privileges, and its system calls are filtered.
 package containerd
 
 import (
@@ -55,6 +54,26 @@ type Config struct {
 	AllowHostAccess bool `yaml:"allow_host_access"`
 	// MaxContainers bounds Create; default 250.
 	MaxContainers int `yaml:"max_containers"`
+	// UserNamespaces says whether the cell starts on a machine that refuses user namespaces: required (default), preferred or
+	// off. Privileged containers have none in any case.
+	UserNamespaces Demand `yaml:"user_namespaces"`
+	// UserRange is what users and groups of unprivileged containers are on the machine; default 1073741824 (2^30) and up,
+	// as many. Images are kept once for each range.
+	UserRange UserRange `yaml:"user_range"`
+	// DiskLimits says whether the cell starts on a machine on which limits of disk can only be measured: required (default),
+	// preferred or off. Limits need ext4, loop devices and mkfs.ext4.
+	DiskLimits Demand `yaml:"disk_limits"`
+	// PreallocateDisks takes the limit of each container from the cell's disk when it is created, so that the disk can
+	// never be promised twice; default false.
+	PreallocateDisks bool `yaml:"preallocate_disks"`
+	// MinFreeDisk in bytes must be free on the disk of the state folder for a container to be created; default 64 MiB.
+	MinFreeDisk uint64 `yaml:"min_free_disk"`
+	// ImageCacheBytes bounds the images of registries, and former root filesystems, that are kept although no container uses
+	// them; default 10 GiB. What containers use is kept beyond it.
+	ImageCacheBytes uint64 `yaml:"image_cache_bytes"`
+	// Registries has what is particular to a registry, by host or host:port. Others are asked over HTTPS with the
+	// certificates that the machine trusts.
+	Registries map[string]Registry `yaml:"registries"`
 	// InitBinary and LoggerBinary are the absolute paths of the static programs garden-init and garden-logger; required.
 	InitBinary   string `yaml:"init_binary"`
 	LoggerBinary string `yaml:"logger_binary"`
@@ -71,6 +90,11 @@ func (c *Config) SetDefaults() {
 	c.SharedFolder = cmp.Or(c.SharedFolder, "/run/diego-garden")
 	c.Snapshotter = cmp.Or(c.Snapshotter, "overlayfs")
 	c.MaxContainers = cmp.Or(c.MaxContainers, 250)
+	c.UserNamespaces = cmp.Or(c.UserNamespaces, DemandRequired)
+	c.UserRange = cmp.Or(c.UserRange, UserRange{First: 1 << 30, Size: 1 << 30})
+	c.DiskLimits = cmp.Or(c.DiskLimits, DemandRequired)
+	c.MinFreeDisk = cmp.Or(c.MinFreeDisk, 64*mebi)
+	c.ImageCacheBytes = cmp.Or(c.ImageCacheBytes, 10<<30)
 	c.HostPortFirst = cmp.Or(c.HostPortFirst, 61001)
 	c.HostPortLast = cmp.Or(c.HostPortLast, 65534)
 	if !c.NetworkPool.IsValid() {
@@ -102,6 +126,15 @@ func (c *Config) Validate() error {
 	}
 	if c.HostPortFirst > c.HostPortLast {
 		errs = append(errs, fmt.Errorf("host_port_first %d is above host_port_last %d", c.HostPortFirst, c.HostPortLast))
+	}
+	for name, demand := range map[string]Demand{"user_namespaces": c.UserNamespaces, "disk_limits": c.DiskLimits} {
+		if demand != DemandRequired && demand != DemandPreferred && demand != DemandOff {
+			errs = append(errs, fmt.Errorf("%s: want %s, %s or %s, have %q", name, DemandRequired, DemandPreferred, DemandOff, demand))
+		}
+	}
+	errs = append(errs, c.UserRange.validate())
+	for host, registry := range c.Registries {
+		errs = append(errs, registry.validate(host))
 	}
 	if c.MaxContainers <= 0 {
 		errs = append(errs, fmt.Errorf("max_containers: want a positive number, have %d", c.MaxContainers))

@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -68,7 +69,8 @@ func (c *container) update(change func(*record) error) error {
 	return nil
 }
 
-// condemn marks the container for destruction. The record may be gone already, by an earlier attempt.
+// condemn marks the container for destruction. The record may be gone already, by an earlier attempt, and a full disk must
+// not keep what fills it: the mark is then in memory only, and a later program finds a container without its init instead.
 func (c *container) condemn() error {
 	if c.phase() == phaseDestroying {
 		return nil
@@ -77,10 +79,16 @@ func (c *container) condemn() error {
 		r.Phase = phaseDestroying
 		return nil
 	})
-	if err != nil && !isMissing(err) {
-		return fmt.Errorf("marking for destruction: %w", err)
+	switch {
+	case err == nil, isMissing(err):
+		return nil
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.record.Phase = phaseDestroying
+		return nil
 	}
-	return nil
+	return fmt.Errorf("marking for destruction: %w", err)
 }
 
 // usable refuses calls on a container that is not, or no longer, whole.

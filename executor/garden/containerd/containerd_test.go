@@ -8,10 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"diego.internal/executor/garden"
 	"diego.internal/executor/garden/busybox"
@@ -165,7 +168,7 @@ func TestConformance(t *testing.T) {
 		b := newBench(t)
 		return gardentest.Harness{
 			Client:       b.backend,
-			Capabilities: gardentest.Capabilities{Programs: true, Network: true, Limits: true},
+			Capabilities: gardentest.Capabilities{Programs: true, Network: true, Limits: true, Users: true},
 			Image:        b.image(),
 			Reopen: func(t *testing.T) garden.Client {
 				t.Helper()
@@ -200,4 +203,87 @@ func (b *bench) leftovers(t *testing.T) []string {
 		}
 	}
 	return append(left, b.backend.network.Mapped()...)
+}
+
+// TestRefusedByTheMachine has an init that reports what a kernel without user namespaces would.
+func TestRefusedByTheMachine(t *testing.T) {
+	t.Parallel()
+	cfg := shared.cell(t)
+	init := filepath.Join(cfg.StateFolder, "init")
+	script := "#!/bin/sh\n# /proc/self/fd/3 is this file\n[ \"$1\" != probe ] || { echo mounting proc: operation not permitted >&2; exit 1; }\nexec /bin/sleep 1000\n"
+	require.NoError(t, os.WriteFile(init, []byte(script), 0o755))
+	cfg.InitBinary = init
+	_, err := New(t.Context(), cfg)
+	require.ErrorContains(t, err, "user namespaces")
+	require.ErrorContains(t, err, "mounting proc: operation not permitted")
+
+	b := newBench(t, func(c *Config) { c.InitBinary, c.UserNamespaces = init, DemandPreferred })
+	capacity, err := b.backend.Capacity(t.Context())
+	require.NoError(t, err)
+	require.Len(t, capacity.Restrictions, 1)
+	require.Contains(t, capacity.Restrictions[0], "mounting proc: operation not permitted")
+	c := b.create(t, "h")
+	require.Equal(t, []string{"0", "0", "4294967295"}, strings.Fields(run(t, c, shell("p", "cat /proc/self/uid_map"))))
+
+	off := newBench(t, func(c *Config) { c.UserNamespaces, c.DiskLimits = DemandOff, DemandOff })
+	capacity, err = off.backend.Capacity(t.Context())
+	require.NoError(t, err)
+	require.Len(t, capacity.Restrictions, 2)
+	limited, err := off.backend.Create(t.Context(), garden.ContainerSpec{Handle: "h", Image: off.image(), Limits: garden.Limits{DiskInBytes: mebi}})
+	require.NoError(t, err)
+	require.Empty(t, run(t, limited, shell("p", "dd if=/dev/zero of=/big bs=1M count=3 2>/dev/null")), "measured, not enforced")
+}
+
+// TestOldContainers are taken up by a cell that has learnt of user namespaces since, and go on without.
+func TestOldContainers(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(c *Config) { c.UserNamespaces = DemandOff })
+	b.create(t, "old")
+	b.cfg.UserNamespaces = DemandRequired
+	c, err := b.reopen(t).Lookup(t.Context(), "old")
+	require.NoError(t, err)
+	require.Contains(t, run(t, c, shell("p", "cat /proc/self/uid_map; mkdir /x; stat -c %u /x")), "4294967295\n0\n")
+}
+
+// TestFullCell is a cell whose disk is full: creation is refused with that reason and leaves nothing.
+func TestFullCell(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(c *Config) { c.PreallocateDisks = true })
+	// A file system of its own for the state, because the machine's must not be filled.
+	image, target := filepath.Join(t.TempDir(), "disk.img"), filepath.Join(shared.folder, "full")
+	require.NoError(t, b.backend.formatDisk(t.Context(), image, diskLimit{bytes: 24 * mebi, inodes: minInodes}, 0))
+	require.NoError(t, os.Mkdir(target, 0o711))
+	loop, err := mount.SetupLoop(image, mount.LoopParams{Autoclear: true})
+	require.NoError(t, err)
+	require.NoError(t, unix.Mount(loop.Name(), target, "ext4", 0, ""))
+	require.NoError(t, loop.Close())
+	t.Cleanup(func() { require.NoError(t, unix.Unmount(target, unix.MNT_DETACH)) })
+	require.NoError(t, os.Chmod(target, 0o711))
+
+	full := newBench(t, func(c *Config) { c.StateFolder, c.PreallocateDisks, c.MinFreeDisk = target, true, 4*mebi })
+	spec := garden.ContainerSpec{Handle: "h", Image: full.image(), Limits: garden.Limits{DiskInBytes: 64 * mebi}}
+	_, err = full.backend.Create(t.Context(), spec)
+	require.ErrorIs(t, err, garden.ErrDiskFull, "the disk of the container cannot be had")
+	require.Empty(t, full.leftovers(t))
+	spec.Limits.DiskInBytes = mebi
+	_, err = full.backend.Create(t.Context(), spec)
+	require.NoError(t, err, "a smaller one can")
+	require.NoError(t, full.backend.Destroy(t.Context(), "h"))
+
+	ballast := filepath.Join(target, "ballast")
+	content := make([]byte, mebi)
+	file, err := os.Create(ballast)
+	require.NoError(t, err)
+	for err == nil {
+		_, err = file.Write(content)
+	}
+	require.ErrorIs(t, err, unix.ENOSPC)
+	require.NoError(t, file.Close())
+	spec.Limits.DiskInBytes = 0
+	_, err = full.backend.Create(t.Context(), spec)
+	require.ErrorIs(t, err, garden.ErrDiskFull)
+	require.Empty(t, full.leftovers(t))
+	require.NoError(t, os.Remove(ballast))
+	_, err = full.backend.Create(t.Context(), spec)
+	require.NoError(t, err, "when there is room again, so are containers")
 }

@@ -40,6 +40,9 @@ func (b *Backend) create(ctx context.Context, spec garden.ContainerSpec) (*conta
 	if err := spec.Validate(); err != nil {
 		return nil, err
 	}
+	if err := b.checkSpace(); err != nil {
+		return nil, err
+	}
 	c, err := b.reserve(spec)
 	if err != nil {
 		return nil, err
@@ -85,6 +88,7 @@ func (b *Backend) reserve(spec garden.ContainerSpec) (*container, error) {
 		NetOut:     spec.NetOut,
 		Lease:      lease,
 		CreatedAt:  time.Now().UTC(),
+		Users:      b.usersFor(spec),
 	})
 	err = os.MkdirAll(filepath.Join(c.folder, processesFolder), 0o711) //nolint:gosec // bind mounts are looked up below
 	if err == nil {
@@ -98,19 +102,36 @@ func (b *Backend) reserve(spec garden.ContainerSpec) (*container, error) {
 	return c, nil
 }
 
+// usersFor is the range of users of a new container.
+func (b *Backend) usersFor(spec garden.ContainerSpec) UserRange {
+	if spec.Privileged {
+		return UserRange{}
+	}
+	return b.users.users
+}
+
 func (b *Backend) build(ctx context.Context, c *container, spec garden.ContainerSpec) error {
 	// Two Creates never work on one container, but a Destroy may come at any time and must find all that was made.
 	c.life.Lock()
 	defer c.life.Unlock()
-	rootfs, err := b.rootFS(ctx, spec.Image)
+	rootfs, err := b.rootFS(ctx, spec.Image, c.record.Users)
 	if err != nil {
 		return err
 	}
+	defer rootfs.release()
+	c.describe(rootfs)
 	var mounts []mount.Mount
+	var disk mountedDisk
+	// Every way out of here ends with the helpers gone: the container has what it needs of them, or is being destroyed.
+	defer func() {
+		if err := b.removeHelperMounts(c.id); err != nil {
+			b.cfg.Log.WarnContext(ctx, "helper-mounts-remain", "handle", c.handle, "error", err)
+		}
+	}()
 	parallel, both := errgroup.WithContext(ctx)
 	parallel.Go(func() error {
 		var err error
-		mounts, err = b.client.SnapshotService(b.cfg.Snapshotter).Prepare(both, c.id, rootfs,
+		mounts, err = b.snapshots().Prepare(both, c.id, rootfs.key,
 			snapshots.WithLabels(map[string]string{gcRoot: c.record.CreatedAt.Format(time.RFC3339), cellLabel: b.cfg.tag()}))
 		if err != nil {
 			return fmt.Errorf("preparing snapshot: %w", err)
@@ -118,13 +139,53 @@ func (b *Backend) build(ctx context.Context, c *container, spec garden.Container
 		return nil
 	})
 	parallel.Go(func() error { return b.register(both, c, spec) })
+	if b.disks && spec.Limits.DiskInBytes > 0 {
+		parallel.Go(func() error {
+			var err error
+			disk, err = b.makeDisk(both, c)
+			return err
+		})
+	}
 	if err := parallel.Wait(); err != nil {
-		return err
+		return diskFull(err)
+	}
+	if disk.base > 0 {
+		c.setDiskBase(disk.base)
+		if mounts, err = overlayOn(mounts, disk); err != nil {
+			return err
+		}
 	}
 	if c.phase() != phaseCreating {
 		return garden.ErrBeingDestroyed
 	}
 	return b.launch(ctx, c, mounts)
+}
+
+// describe notes in the record, which is saved when the container is whole, what the image says.
+func (c *container) describe(rootfs rootFS) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.record.Image, c.record.ImageBytes = rootfs.config, rootfs.bytes
+}
+
+func (c *container) setDiskBase(bytes uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.record.DiskBase = bytes
+}
+
+// makeDisk makes the disk of a container with a limit and mounts it for the time of the creation.
+func (b *Backend) makeDisk(ctx context.Context, c *container) (mountedDisk, error) {
+	limit, err := c.record.writable()
+	if err != nil {
+		return mountedDisk{}, err
+	}
+	owner := c.record.Users.host(0)
+	image := b.cfg.diskImage(c.id)
+	if err := b.formatDisk(ctx, image, limit, owner); err != nil {
+		return mountedDisk{}, err
+	}
+	return b.mountDisk(c.id, image, owner)
 }
 
 // register writes the generated files and containerd's record with the specification.
@@ -205,13 +266,14 @@ func (b *Backend) writeNetFiles(c *container) error {
 	for _, server := range b.cfg.DNSServers {
 		_, _ = fmt.Fprintf(&resolv, "nameserver %s\n", server)
 	}
+	owner := int(c.record.Users.host(0))
 	for name, content := range map[string]string{"hosts": hosts, "resolv.conf": resolv.String()} {
 		path := filepath.Join(c.folder, name)
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			return fmt.Errorf("writing %s: %w", name, err)
 		}
-		// Every user of the container reads it, whatever our umask.
-		if err := os.Chmod(path, 0o644); err != nil { //nolint:gosec // see above
+		// Every user of the container reads it, whatever our umask, and its root may change it.
+		if err := errors.Join(os.Chmod(path, 0o644), os.Chown(path, owner, owner)); err != nil { //nolint:gosec // see above
 			return fmt.Errorf("writing %s: %w", name, err)
 		}
 	}

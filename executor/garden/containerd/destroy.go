@@ -63,6 +63,9 @@ func (b *Backend) destroyLocked(ctx context.Context, c *container) error {
 	if err := b.removeSnapshot(ctx, c.id); err != nil {
 		return err
 	}
+	if err := b.removeHelperMounts(c.id); err != nil {
+		return err
+	}
 	if err := os.RemoveAll(c.folder); err != nil {
 		return fmt.Errorf("removing state: %w", err)
 	}

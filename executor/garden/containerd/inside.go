@@ -34,7 +34,7 @@ func (c *container) inside(fn func() error) error {
 	go func() {
 		// Never unlocked: the thread has left the machine's file systems for good and ends with this goroutine.
 		runtime.LockOSThread()
-		result <- enter(namespace, fn)
+		result <- enter(namespace, func() error { return c.root().as(fn) })
 	}()
 	return <-result
 }
@@ -51,23 +51,46 @@ func enter(namespace *os.File, fn func() error) error {
 	return fn()
 }
 
-// as makes the files that the present thread opens and makes those of a user, with his rights. It is for use inside.
+// as makes the files that the present thread opens and makes those of a user, with his rights. It is for use on a thread
+// that ends afterwards. Root of a container may do in its files what root may.
 func (i identity) as(fn func() error) error {
 	groups := make([]int, 0, len(i.groups))
 	for _, group := range i.groups {
-		groups = append(groups, int(group))
+		groups = append(groups, int(i.users.host(group)))
 	}
 	if err := unix.Setgroups(groups); err != nil {
 		return fmt.Errorf("taking groups of %s: %w", i.name, err)
 	}
-	if err := unix.Setfsgid(int(i.gid)); err != nil {
+	if err := unix.Setfsgid(int(i.users.host(i.gid))); err != nil {
 		return fmt.Errorf("taking group of %s: %w", i.name, err)
 	}
-	// From the change of user on, the thread also lacks the capabilities that would pass over permissions.
-	if err := unix.Setfsuid(int(i.uid)); err != nil {
+	if err := unix.Setfsuid(int(i.users.host(i.uid))); err != nil {
+		return fmt.Errorf("becoming %s: %w", i.name, err)
+	}
+	if err := overridePermissions(i.uid == 0); err != nil {
 		return fmt.Errorf("becoming %s: %w", i.name, err)
 	}
 	return fn()
+}
+
+// overridePermissions gives the present thread the capabilities that the program has, or takes all away. The kernel itself
+// takes those that pass over permissions from a thread that stops being the machine's root, and only then.
+func overridePermissions(wanted bool) error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return fmt.Errorf("reading capabilities: %w", err)
+	}
+	for at := range data {
+		data[at].Effective = 0
+		if wanted {
+			data[at].Effective = data[at].Permitted
+		}
+	}
+	if err := unix.Capset(&header, &data[0]); err != nil {
+		return fmt.Errorf("setting capabilities: %w", err)
+	}
+	return nil
 }
 
 // makeFolders makes a folder with its parents; those that were missing belong to the user. It is for use inside.
@@ -87,7 +110,7 @@ func makeFolders(folder string, owner identity) error {
 	if err := os.Mkdir(folder, 0o755); err != nil && !errors.Is(err, fs.ErrExist) { //nolint:gosec // as a user's own mkdir would
 		return fmt.Errorf("making folder: %w", err)
 	}
-	if err := os.Lchown(folder, int(owner.uid), int(owner.gid)); err != nil {
+	if err := os.Lchown(folder, int(owner.users.host(owner.uid)), int(owner.users.host(owner.gid))); err != nil {
 		return fmt.Errorf("giving folder to %s: %w", owner.name, err)
 	}
 	return nil

@@ -94,18 +94,32 @@ func (b *Backend) diskUsage(ctx context.Context, wanted []*container) ([]uint64,
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(usageReaders)
 	for at, c := range wanted {
-		group.Go(func() error {
-			usage, err := b.snapshots().Usage(ctx, c.id)
-			if err == nil {
-				sizes[at] = uint64(max(usage.Size, 0))
-			}
-			if err != nil && !gone(err) {
-				return fmt.Errorf("measuring disk of %q: %w", c.handle, err)
-			}
-			return nil
+		group.Go(func() (err error) {
+			sizes[at], err = b.diskUsageOf(ctx, c)
+			return err
 		})
 	}
 	return sizes, group.Wait()
+}
+
+// diskUsageOf is what a container wrote, and with the total scope the size of its image too.
+func (b *Backend) diskUsageOf(ctx context.Context, c *container) (uint64, error) {
+	var image uint64
+	if c.record.Limits.DiskScope == garden.DiskScopeTotal {
+		image = c.record.ImageBytes
+	}
+	if c.hasDisk() {
+		usage, err := c.diskUsed()
+		if isMissing(err) {
+			return 0, nil // it has ended
+		}
+		return image + usage.used, err
+	}
+	usage, err := b.snapshots().Usage(ctx, c.id)
+	if err != nil && !gone(err) {
+		return 0, fmt.Errorf("measuring disk of %q: %w", c.handle, err)
+	}
+	return image + uint64(max(usage.Size, 0)), nil
 }
 
 // decodeMetrics reads what the shim found in cgroups of either version. Memory leaves out file pages that the kernel

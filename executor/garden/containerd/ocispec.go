@@ -2,6 +2,7 @@ package containerd
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"net/netip"
 	"os"
@@ -34,6 +35,10 @@ func unprivilegedCapabilities() []string {
 
 // ociSpec is the specification of a container that runs the init.
 func (b *Backend) ociSpec(ctx context.Context, c *container, spec garden.ContainerSpec) (*oci.Spec, error) {
+	binds, err := b.bindMounts(c, spec.BindMounts)
+	if err != nil {
+		return nil, err
+	}
 	opts := []oci.SpecOpts{
 		oci.WithDefaultUnixDevices,
 		oci.WithoutRunMount,
@@ -41,7 +46,8 @@ func (b *Backend) ociSpec(ctx context.Context, c *container, spec garden.Contain
 		oci.WithProcessCwd("/"),
 		oci.WithHostname(hostname(c.handle)),
 		oci.WithCgroup(filepath.Join(b.cfg.cgroupParent(), c.id)),
-		oci.WithMounts(b.mounts(c, spec.BindMounts)),
+		oci.WithMounts(append(b.ownMounts(c), binds...)),
+		withUsers(c.record.Users),
 		withLimits(spec.Limits),
 		withPrivileges(spec.Privileged),
 		withConfinement(spec.Privileged),
@@ -49,16 +55,13 @@ func (b *Backend) ociSpec(ctx context.Context, c *container, spec garden.Contain
 	return oci.GenerateSpec(ctx, b.client, &containers.Container{ID: c.id}, opts...)
 }
 
-func (b *Backend) mounts(c *container, binds []garden.BindMount) []specs.Mount {
-	mounts := []specs.Mount{
+// ownMounts are those that every container has.
+func (b *Backend) ownMounts(c *container) []specs.Mount {
+	return []specs.Mount{
 		bind(b.cfg.InitBinary, initPath, true),
 		bind(filepath.Join(c.folder, "hosts"), "/etc/hosts", false),
 		bind(filepath.Join(c.folder, "resolv.conf"), "/etc/resolv.conf", false),
 	}
-	for _, m := range binds {
-		mounts = append(mounts, bind(m.SrcPath, m.DstPath, m.ReadOnly))
-	}
-	return mounts
 }
 
 func bind(from, to string, readOnly bool) specs.Mount {
@@ -136,8 +139,8 @@ func (c *container) ociProcess(ctx context.Context, spec garden.ProcessSpec, as 
 	}
 	process := s.Process
 	process.Args = append([]string{spec.Path}, spec.Args...)
-	process.Cwd = workingFolder(spec.Dir, as)
-	process.Env = environment(as, c.record.Env, spec.Env)
+	process.Cwd = workingFolder(cmp.Or(spec.Dir, c.record.Image.Dir), as)
+	process.Env = environment(as, c.record.Image.Env, c.record.Env, spec.Env)
 	process.User = specs.User{UID: as.uid, GID: as.gid, AdditionalGids: as.groups}
 	if limit := openFiles(spec.Nofile); limit > 0 {
 		process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: limit, Soft: limit}}
@@ -145,14 +148,14 @@ func (c *container) ociProcess(ctx context.Context, spec garden.ProcessSpec, as 
 	return process, nil
 }
 
-// environment joins defaults, the container's and the process's variables; of two with one name the later wins.
-func environment(as identity, container, process []garden.EnvVar) []string {
+// environment joins defaults and the variables of image, container and process; of two with one name the later wins.
+func environment(as identity, given ...[]garden.EnvVar) []string {
 	path := "/usr/local/bin:/usr/bin:/bin"
 	if as.uid == 0 {
 		path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
 	merged := []garden.EnvVar{{Name: "PATH", Value: path}, {Name: "HOME", Value: as.home}, {Name: "USER", Value: as.name}}
-	for _, variable := range slices.Concat(container, process) {
+	for _, variable := range slices.Concat(given...) {
 		at := slices.IndexFunc(merged, func(other garden.EnvVar) bool { return other.Name == variable.Name })
 		if at < 0 {
 			merged = append(merged, variable)

@@ -139,7 +139,11 @@ func (p *process) awaitExit() {
 		if !ok {
 			return
 		}
-		p.noted = &exitRecord{Code: code, OutOfMemory: oomKills(p.container.cgroup()) > p.oomKills}
+		p.noted = &exitRecord{
+			Code:        code,
+			OutOfMemory: oomKills(p.container.cgroup()) > p.oomKills,
+			OutOfDisk:   code != 0 && p.container.outOfDisk(),
+		}
 		if err := writeJSON(filepath.Join(p.folder, "exit.json"), p.noted); err != nil && !isMissing(err) {
 			b.cfg.Log.ErrorContext(b.ctx, "exit-status-not-noted", "handle", p.container.handle, "process", p.id, "error", err)
 		}
@@ -149,7 +153,7 @@ func (p *process) awaitExit() {
 		b.cfg.Log.WarnContext(b.ctx, "process-not-deleted", "handle", p.container.handle, "process", p.id, "error", err)
 	}
 	p.mu.Lock()
-	p.status = garden.ExitStatus{Code: p.noted.Code, OutOfMemory: p.noted.OutOfMemory}
+	p.status = garden.ExitStatus{Code: p.noted.Code, OutOfMemory: p.noted.OutOfMemory, OutOfDisk: p.noted.OutOfDisk}
 	p.mu.Unlock()
 	close(p.exited)
 }

@@ -34,6 +34,13 @@ type record struct {
 	NetOut     []garden.NetOutRule `json:"net_out"`
 	Lease      network.Lease       `json:"lease"`
 	CreatedAt  time.Time           `json:"created_at"`
+	// Users are those of the container's user namespace; zero: it has none.
+	Users UserRange `json:"users,omitzero"`
+	// Image is what the image's configuration says about processes.
+	Image imageConfig `json:"image,omitzero"`
+	// ImageBytes is the size of the image, DiskBase what an empty disk of this container uses.
+	ImageBytes uint64 `json:"image_bytes"`
+	DiskBase   uint64 `json:"disk_base"`
 	// Pid of the init, valid while the phase is created and the machine has not restarted.
 	Pid int `json:"pid"`
 }
@@ -94,3 +101,10 @@ func readJSON(path string, value any) error {
 }
 
 func isMissing(err error) bool { return errors.Is(err, os.ErrNotExist) }
+
+func ignoreMissing(err error) error {
+	if isMissing(err) {
+		return nil
+	}
+	return err
+}

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -8,10 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"math"
 	"os"
-	"path/filepath"
-	"strings"
+	"runtime"
+	"strconv"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -19,175 +20,137 @@ import (
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"golang.org/x/sys/unix"
 
 	"diego.internal/executor/garden"
 )
 
-const (
-	preloadedScheme = "preloaded:"
-	dockerScheme    = "docker://"
-)
-
-// errUnknownRootFS is the spec's text for a name that the configuration does not have.
-var errUnknownRootFS = errors.New("preloaded rootfs path not found")
+// Images are kept as committed snapshots, one for each layer over its parent, so that images share what they have in
+// common and containers share all of it. Owners are shifted while a layer is unpacked: the snapshots of unprivileged
+// containers belong to their users, and those of privileged ones are others, made when one is wanted.
 
 func (c *Config) rootFSPrefix() string { return c.tag() + "-rootfs-" }
 
-// rootFS returns the key of the committed snapshot with the content of an image, unpacking it if it is new. The same
-// content is unpacked once, however many containers ask for it at the same time and under whatever name.
-func (b *Backend) rootFS(ctx context.Context, image garden.Image) (string, error) {
-	key, err := b.findRootFS(ctx, image)
-	if err != nil {
-		return "", &garden.RootFSError{URI: image.URI, Err: err}
-	}
-	return key, nil
+// rootFS is an image ready for containers.
+type rootFS struct {
+	key    string // of the topmost snapshot
+	bytes  uint64 // of all layers
+	config imageConfig
+	// release lets the collector have the layers, once something else holds them or nobody wants them any more.
+	release func()
 }
 
-// source is an image that can be unpacked.
-type source struct {
-	digest string // of the content, or of what tells it from other content
-	open   func(context.Context) (io.ReadCloser, error)
+// rootFS unpacks what is new of an image. A layer is unpacked once, however many containers ask for it at the same time
+// and whatever image it belongs to.
+func (b *Backend) rootFS(ctx context.Context, wanted garden.Image, users UserRange) (rootFS, error) {
+	found, err := b.unpackImage(ctx, wanted, users)
+	if err != nil {
+		return rootFS{}, &garden.RootFSError{URI: wanted.URI, Err: diskFull(err)}
+	}
+	return found, nil
 }
 
-func (b *Backend) findRootFS(ctx context.Context, image garden.Image) (string, error) {
-	from, err := b.source(ctx, image)
+func (b *Backend) unpackImage(ctx context.Context, wanted garden.Image, users UserRange) (_ rootFS, err error) {
+	from, err := b.findImage(ctx, wanted)
 	if err != nil {
-		return "", err
+		return rootFS{}, err
 	}
-	key := b.cfg.rootFSPrefix() + from.digest
-	if _, err := b.snapshots().Stat(ctx, key); err == nil {
-		return key, nil
-	} else if !errdefs.IsNotFound(err) {
-		return "", fmt.Errorf("looking for snapshot: %w", err)
+	keys := b.cfg.layerKeys(from, users)
+	release := b.layers.hold(keys, from.keep)
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	ready := rootFS{config: from.config, release: release}
+	for at, key := range keys {
+		work := unpacking{key: key, parent: ready.key, layer: from.layers[at], users: users}
+		if err := b.ensureLayer(ctx, work); err != nil {
+			return rootFS{}, err
+		}
+		usage, err := b.snapshots().Usage(ctx, key)
+		if err != nil {
+			return rootFS{}, fmt.Errorf("measuring image: %w", err)
+		}
+		ready.key, ready.bytes = key, ready.bytes+uint64(max(usage.Size, 0))
+	}
+	return ready, nil
+}
+
+// layerKeys names the snapshots of an image: each name depends on the content of the layer and of all below it, and on whom
+// the files belong to.
+func (c *Config) layerKeys(from image, users UserRange) []string {
+	owner := ""
+	if users.Size > 0 {
+		owner = "-u" + strconv.FormatUint(uint64(users.First), 10) + "." + strconv.FormatUint(uint64(users.Size), 10)
+	}
+	var keys []string
+	for at, l := range from.layers {
+		chain := l.digest
+		if at > 0 {
+			sum := sha256.Sum256([]byte(keys[at-1] + " " + l.digest))
+			chain = hex.EncodeToString(sum[:])
+		}
+		keys = append(keys, c.rootFSPrefix()+chain+owner)
+	}
+	return keys
+}
+
+// unpacking is the work of making one snapshot.
+type unpacking struct {
+	key, parent string
+	layer       layer
+	users       UserRange
+}
+
+func (b *Backend) ensureLayer(ctx context.Context, work unpacking) error {
+	if _, err := b.snapshots().Stat(ctx, work.key); err == nil || !errdefs.IsNotFound(err) {
+		return err
 	}
 	// The work is shared, so it must not end because the first who asked went away.
-	result := b.images.DoChan(key, func() (any, error) {
-		return nil, b.unpack(b.ctx, key, from)
+	result := b.images.DoChan(work.key, func() (any, error) {
+		return nil, b.unpack(b.ctx, work)
 	})
 	select {
 	case done := <-result:
-		return key, done.Err
+		b.layers.due()
+		return done.Err
 	case <-ctx.Done():
-		return "", context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-}
-
-func (b *Backend) source(ctx context.Context, image garden.Image) (source, error) {
-	if reference, ok := strings.CutPrefix(image.URI, dockerScheme); ok {
-		return registrySource(ctx, reference, image)
-	}
-	path := image.URI
-	if stack, ok := strings.CutPrefix(image.URI, preloadedScheme); ok {
-		if path = b.cfg.RootFS[stack]; path == "" {
-			return source{}, fmt.Errorf("%w: %q", errUnknownRootFS, stack)
-		}
-	}
-	if !filepath.IsAbs(path) {
-		return source{}, fmt.Errorf("%w: unknown form of image", garden.ErrInvalidSpec)
-	}
-	return localSource(path)
-}
-
-// localSource is a folder or a tarball. Its digest covers names, sizes, owners and times, not content: reading a
-// gigabyte for each container would cost more than the rest of its creation.
-func localSource(path string) (source, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return source{}, fmt.Errorf("looking at image: %w", err)
-	}
-	if !info.IsDir() {
-		sum := sha256.Sum256(fmt.Append(nil, describe(path, info)))
-		return source{digest: hex.EncodeToString(sum[:]), open: func(context.Context) (io.ReadCloser, error) {
-			file, err := os.Open(path) //nolint:gosec // the operator named it
-			if err != nil {
-				return nil, fmt.Errorf("opening image: %w", err)
-			}
-			return file, nil
-		}}, nil
-	}
-	hash := sha256.New()
-	err = filepath.WalkDir(path, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := entry.Info()
-		if err != nil {
-			return fmt.Errorf("looking at %s: %w", name, err)
-		}
-		_, _ = io.WriteString(hash, describe(name, info))
-		return nil
-	})
-	if err != nil {
-		return source{}, fmt.Errorf("walking image: %w", err)
-	}
-	return source{digest: hex.EncodeToString(hash.Sum(nil)), open: func(ctx context.Context) (io.ReadCloser, error) {
-		// The difference to nothing is everything.
-		return archive.Diff(ctx, "", path), nil
-	}}, nil
-}
-
-func describe(name string, info fs.FileInfo) string {
-	owner := ""
-	if stat, ok := info.Sys().(*unix.Stat_t); ok {
-		owner = fmt.Sprint(stat.Uid, ":", stat.Gid, ":", stat.Ino)
-	}
-	return fmt.Sprintln(name, info.Mode(), info.Size(), info.ModTime().UnixNano(), owner)
-}
-
-// registrySource asks a registry which content a reference means; layers are fetched when they are unpacked.
-func registrySource(ctx context.Context, reference string, image garden.Image) (source, error) {
-	// Garden writes the tag behind '#', everybody else behind ':'.
-	parsed, err := name.ParseReference(strings.TrimPrefix(strings.Replace(reference, "#", ":", 1), "/"))
-	if err != nil {
-		return source{}, fmt.Errorf("parsing reference: %w", err)
-	}
-	credentials := authn.Anonymous
-	if image.Username != "" {
-		credentials = authn.FromConfig(authn.AuthConfig{Username: image.Username, Password: image.Password})
-	}
-	found, err := remote.Image(parsed, remote.WithContext(ctx), remote.WithAuth(credentials))
-	if err != nil {
-		return source{}, fmt.Errorf("asking the registry: %w", err)
-	}
-	digest, err := found.Digest()
-	if err != nil {
-		return source{}, fmt.Errorf("reading digest: %w", err)
-	}
-	return source{digest: digest.Hex, open: func(context.Context) (io.ReadCloser, error) { return mutate.Extract(found), nil }}, nil
 }
 
 // unpack fills a snapshot and commits it under its key. What is left of a failure has our label and no record, so that
 // the next start removes it.
-func (b *Backend) unpack(ctx context.Context, key string, from source) (err error) {
+func (b *Backend) unpack(ctx context.Context, work unpacking) (err error) {
 	working := b.cfg.tag() + "-unpack-" + rand.Text()
 	labels := snapshots.WithLabels(map[string]string{gcRoot: time.Now().UTC().Format(time.RFC3339), cellLabel: b.cfg.tag()})
-	mounts, err := b.snapshots().Prepare(ctx, working, "", labels)
+	mounts, err := b.snapshots().Prepare(ctx, working, work.parent, labels)
 	if err != nil {
 		return fmt.Errorf("preparing snapshot: %w", err)
 	}
 	defer func() {
+		cleanup, cancel := b.cleanup(ctx)
+		defer cancel()
+		err = errors.Join(err, b.removeHelperMounts(working))
 		if err != nil {
-			cleanup, cancel := b.cleanup(ctx)
-			defer cancel()
 			err = errors.Join(err, b.removeSnapshot(cleanup, working))
 		}
 	}()
-	if err := b.fill(ctx, mounts, from); err != nil {
+	if err := b.fill(ctx, working, mounts, work); err != nil {
 		return err
 	}
-	if err := b.snapshots().Commit(ctx, key, working, labels); err != nil && !errdefs.IsAlreadyExists(err) {
+	if err := b.removeHelperMounts(working); err != nil {
+		return err
+	}
+	if err := b.snapshots().Commit(ctx, work.key, working, labels); err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("committing snapshot: %w", err)
 	}
 	return nil
 }
 
-func (b *Backend) fill(ctx context.Context, mounts []mount.Mount, from source) error {
-	stream, err := from.open(ctx)
+func (b *Backend) fill(ctx context.Context, working string, mounts []mount.Mount, work unpacking) error {
+	stream, err := work.layer.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -197,12 +160,63 @@ func (b *Backend) fill(ctx context.Context, mounts []mount.Mount, from source) e
 		return fmt.Errorf("decompressing: %w", err)
 	}
 	defer func() { _ = plain.Close() }()
-	err = mount.WithTempMount(ctx, mounts, func(root string) error {
-		_, err := archive.Apply(ctx, root, plain)
-		return err
-	})
+	root, err := b.mountPoint(working, "root", true)
 	if err != nil {
-		return fmt.Errorf("unpacking: %w", err)
+		return err
+	}
+	if err := mount.All(mounts, root); err != nil {
+		return fmt.Errorf("mounting snapshot: %w", err)
+	}
+	sum := sha256.New()
+	content := io.TeeReader(plain, sum)
+	if err := work.users.apply(ctx, root, content); err != nil {
+		return err
+	}
+	// What comes after the end of the archive belongs to the digests; that of the stream is compared by the stream.
+	for _, rest := range []io.Reader{content, stream} {
+		if _, err := io.Copy(io.Discard, rest); err != nil {
+			return fmt.Errorf("unpacking: %w", err)
+		}
+	}
+	if found := hex.EncodeToString(sum.Sum(nil)); work.layer.hashed && found != work.layer.digest {
+		return fmt.Errorf("%w: layer %s unpacks to %s", garden.ErrImageDigest, work.layer.digest, found)
 	}
 	return nil
+}
+
+// apply unpacks a layer with its owners shifted into the range, on a thread that makes files for root of the range: folders
+// that the archive does not name are made too.
+func (r UserRange) apply(ctx context.Context, root string, archived io.Reader) error {
+	owner := identity{name: "root", users: r}
+	if r.Size > 0 {
+		if err := os.Chown(root, int(r.First), int(r.First)); err != nil {
+			return fmt.Errorf("giving the root folder to its users: %w", err)
+		}
+	}
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its changed identity
+		result <- func() error {
+			if err := unix.Unshare(unix.CLONE_FS); err != nil {
+				return fmt.Errorf("unsharing the root folder: %w", err)
+			}
+			unix.Umask(0o022)
+			return owner.as(func() error {
+				if _, err := archive.Apply(ctx, root, archived, archive.WithFilter(r.shift)); err != nil {
+					return fmt.Errorf("unpacking: %w", err)
+				}
+				return nil
+			})
+		}()
+	}()
+	return <-result
+}
+
+// shift makes an entry of an archive belong to the range.
+func (r UserRange) shift(header *tar.Header) (bool, error) {
+	if header.Uid < 0 || header.Gid < 0 || header.Uid > math.MaxUint32 || header.Gid > math.MaxUint32 {
+		return false, fmt.Errorf("%w: %s belongs to %d:%d", garden.ErrInvalidSpec, header.Name, header.Uid, header.Gid)
+	}
+	header.Uid, header.Gid = int(r.host(uint32(header.Uid))), int(r.host(uint32(header.Gid)))
+	return true, nil
 }

@@ -38,6 +38,7 @@ type startRecord struct {
 type exitRecord struct {
 	Code        int  `json:"code"`
 	OutOfMemory bool `json:"out_of_memory"`
+	OutOfDisk   bool `json:"out_of_disk"`
 }
 
 func (c *container) processFolder(id string) string {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
@@ -18,6 +20,12 @@ import (
 // start compares the records with what runs: a container that was created and whose init lives is taken up, all else
 // of this cell is removed. What cannot be removed now stays listed as half-created.
 func (b *Backend) start(ctx context.Context) error {
+	if err := b.removeAllHelperMounts(); err != nil {
+		return err
+	}
+	if err := errors.Join(b.prepareUsers(ctx), b.prepareDisks(ctx)); err != nil {
+		return err
+	}
 	running, err := b.runningTasks(ctx)
 	if err != nil {
 		return engineError(err)
@@ -45,7 +53,15 @@ func (b *Backend) start(ctx context.Context) error {
 		return fmt.Errorf("restoring network: %w", err)
 	}
 	b.destroyLeftovers(ctx)
-	return b.removeStrangers(ctx)
+	if err := b.removeStrangers(ctx); err != nil {
+		return err
+	}
+	b.wait.Go(b.collect)
+	b.layers.due()
+	if b.disks {
+		b.wait.Go(b.watchDisks)
+	}
+	return nil
 }
 
 // runningTasks are the tasks of the namespace that run, with the process ids of their inits.
@@ -131,17 +147,19 @@ func (b *Backend) removeSnapshots(ctx context.Context, unwanted func(key string)
 
 // snapshotKeys are the snapshots of this cell, children before their parents.
 func (b *Backend) snapshotKeys(ctx context.Context) ([]string, error) {
-	var children, parents []string
+	parents := map[string]string{}
 	err := b.snapshots().Walk(ctx, func(_ context.Context, info snapshots.Info) error {
-		if info.Kind == snapshots.KindCommitted {
-			parents = append(parents, info.Name)
-		} else {
-			children = append(children, info.Name)
-		}
+		parents[info.Name] = info.Parent
 		return nil
 	}, fmt.Sprintf("labels.%q==%q", cellLabel, b.cfg.tag()))
 	if err != nil {
 		return nil, fmt.Errorf("listing snapshots: %w", err)
 	}
-	return append(children, parents...), nil
+	depth := func(key string) (n int) {
+		for ; key != ""; key = parents[key] {
+			n++
+		}
+		return n
+	}
+	return slices.SortedFunc(maps.Keys(parents), func(x, y string) int { return depth(y) - depth(x) }), nil
 }

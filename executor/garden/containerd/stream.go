@@ -44,12 +44,23 @@ func (c *container) streamIn(ctx context.Context, spec garden.StreamInSpec) erro
 				archive.WithFilter(owner.admit),
 				// Names that mean a deletion in an image layer are ordinary names here.
 				archive.WithConvertWhiteout(func(*tar.Header, string) (bool, error) { return true, nil }))
-			if err != nil {
+			switch {
+			case errors.Is(err, unix.ENOSPC):
+				return fmt.Errorf("%w: unpacking: %w", c.fullDisk(), err)
+			case err != nil:
 				return fmt.Errorf("unpacking: %w", err)
 			}
 			return nil
 		})
 	})
+}
+
+// fullDisk says whose disk is full when the container cannot write.
+func (c *container) fullDisk() error {
+	if c.hasDisk() {
+		return garden.ErrOutOfDisk
+	}
+	return garden.ErrDiskFull
 }
 
 // admit refuses entries that would leave the folder or make devices, and makes all others the user's.
@@ -61,7 +72,7 @@ func (i identity) admit(header *tar.Header) (bool, error) {
 	case tar.TypeBlock, tar.TypeChar:
 		return false, fmt.Errorf("%w: entry %q is a device", garden.ErrInvalidSpec, header.Name)
 	}
-	header.Uid, header.Gid = int(i.uid), int(i.gid)
+	header.Uid, header.Gid = int(i.users.host(i.uid)), int(i.users.host(i.gid))
 	header.Uname, header.Gname = "", ""
 	return true, nil
 }
@@ -109,7 +120,7 @@ func (c *container) streamOut(ctx context.Context, spec garden.StreamOutSpec) (i
 		})
 		defer closed()
 		err := c.inside(func() error {
-			return reader.as(func() error { return pack(writer, from, base) })
+			return reader.as(func() error { return reader.users.pack(writer, from, base) })
 		})
 		_ = writer.CloseWithError(err) // nil means the end of the stream
 	})
@@ -117,7 +128,7 @@ func (c *container) streamOut(ctx context.Context, spec garden.StreamOutSpec) (i
 }
 
 // pack writes a file or a tree, with names relative to base. It is for use inside.
-func pack(to io.Writer, from, base string) error {
+func (r UserRange) pack(to io.Writer, from, base string) error {
 	writer := tar.NewWriter(to)
 	err := filepath.WalkDir(from, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -127,7 +138,7 @@ func pack(to io.Writer, from, base string) error {
 		if err != nil || relative == "." {
 			return err
 		}
-		return packEntry(writer, entry, name, relative)
+		return r.packEntry(writer, entry, name, relative)
 	})
 	if err := errors.Join(err, writer.Close()); err != nil {
 		return fmt.Errorf("packing: %w", err)
@@ -135,7 +146,7 @@ func pack(to io.Writer, from, base string) error {
 	return nil
 }
 
-func packEntry(writer *tar.Writer, entry fs.DirEntry, name, relative string) error {
+func (r UserRange) packEntry(writer *tar.Writer, entry fs.DirEntry, name, relative string) error {
 	info, err := entry.Info()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // it was removed while we walked
@@ -156,6 +167,7 @@ func packEntry(writer *tar.Writer, entry fs.DirEntry, name, relative string) err
 	if err != nil {
 		return fmt.Errorf("describing %s: %w", name, err)
 	}
+	header.Uid, header.Gid = int(r.inside(uint32(header.Uid))), int(r.inside(uint32(header.Gid))) //nolint:gosec // numbers that the kernel gave
 	if header.Name = relative; info.IsDir() {
 		header.Name += "/"
 	}

@@ -61,6 +61,7 @@ func TestDaemonRestarts(t *testing.T) {
 	t.Parallel()
 	folder, err := os.MkdirTemp("", "gd") //nolint:usetesting // short, because a socket lies below it
 	require.NoError(t, err)
+	require.NoError(t, os.Chmod(folder, 0o711)) // users of containers look their root up below it
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(folder)) })
 	daemon, err := privatedaemon.Start(t.Context(), folder)
 	require.NoError(t, err)

@@ -1,6 +1,7 @@
 package containerd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +20,10 @@ import (
 // identity is whom a process runs as, out of the container's own passwd and group.
 type identity struct {
 	name     string
-	uid, gid uint32
+	uid, gid uint32 // in the container
 	groups   []uint32
 	home     string
+	users    UserRange // what the numbers are on the machine
 }
 
 // maxDatabase bounds what is read of a passwd or group file that a container may have written.
@@ -30,21 +32,25 @@ const maxDatabase = 1 << 20
 // identity looks a user up. Root needs no entry.
 func (c *container) identity(name string) (identity, error) {
 	if name == "" {
-		name = "root"
+		name = cmp.Or(c.record.Image.User, "root")
 	}
 	root, err := c.openRoot()
 	if err != nil {
 		return identity{}, err
 	}
 	defer func() { _ = root.Close() }()
-	found, err := user.GetExecUser(name, &user.ExecUser{Home: "/root"}, database(root, "/etc/passwd"), database(root, "/etc/group"))
+	defaults := user.ExecUser{Home: "/"} // of a number that passwd does not have
+	if name == "root" {
+		defaults.Home = "/root"
+	}
+	found, err := user.GetExecUser(name, &defaults, database(root, "/etc/passwd"), database(root, "/etc/group"))
 	if err != nil {
 		if name == "root" {
-			return identity{name: name, home: "/root"}, nil
+			return c.root(), nil
 		}
 		return identity{}, fmt.Errorf("%w %q", garden.ErrUnknownUser, name)
 	}
-	as := identity{name: name, uid: uint32(found.Uid), gid: uint32(found.Gid), home: found.Home} //nolint:gosec // checked by GetExecUser
+	as := identity{name: name, uid: uint32(found.Uid), gid: uint32(found.Gid), home: found.Home, users: c.record.Users} //nolint:gosec // checked by GetExecUser
 	if as.home == "" {
 		as.home = "/"
 	}
@@ -52,6 +58,11 @@ func (c *container) identity(name string) (identity, error) {
 		as.groups = append(as.groups, uint32(group)) //nolint:gosec // as above
 	}
 	return as, nil
+}
+
+// root is the container's own.
+func (c *container) root() identity {
+	return identity{name: "root", home: "/root", users: c.record.Users}
 }
 
 // openRoot opens the root folder of the container as its processes see it, bind mounts included.
@@ -134,7 +145,7 @@ func (c *container) exists(path string) (bool, error) {
 	return true, unix.Close(fd)
 }
 
-// workingFolder of a process: below its user's home when relative.
+// workingFolder of a process or a stream: below its user's home when relative.
 func workingFolder(dir string, as identity) string {
 	if !path.IsAbs(dir) {
 		dir = path.Join(as.home, dir)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -208,6 +209,35 @@ func testBindMounts(s *suite) {
 	_, status = s.output(c, "touch /mnt/rw/new")
 	assert.Zero(s, status.Code)
 	assert.FileExists(s, filepath.Join(folder, "new"))
+}
+
+// testBindMountOwners has files that only root of the machine may read, as the keys of an instance are.
+func testBindMountOwners(s *suite) {
+	folder := s.TempDir()
+	require.NoError(s, os.WriteFile(filepath.Join(folder, "roots"), []byte("secret"), 0o600))
+	require.NoError(s, os.WriteFile(filepath.Join(folder, "users"), []byte("own"), 0o600))
+	require.NoError(s, os.Chown(filepath.Join(folder, "users"), 1000, 1000))
+	c := s.create(func(spec *garden.ContainerSpec) {
+		spec.BindMounts = []garden.BindMount{
+			{SrcPath: folder, DstPath: "/mnt/rw"},
+			{SrcPath: filepath.Join(folder, "roots"), DstPath: "/mnt/file", ReadOnly: true},
+		}
+	})
+	out, _ := s.output(c, "cat /mnt/rw/roots /mnt/file; stat -c '%u %g' /mnt/rw/users; echo made > /mnt/rw/made; mkdir -p /mnt/rw/below")
+	assert.Equal(s, "secretsecret1000 1000\n", out)
+	out, _ = s.output(c, "cat /mnt/rw/users /mnt/rw/roots 2>/dev/null", func(spec *garden.ProcessSpec) { spec.User = "vcap" })
+	assert.Equal(s, "own", out)
+	for _, name := range []string{"made", "below"} {
+		info, err := os.Stat(filepath.Join(folder, name))
+		require.NoError(s, err)
+		assert.Zero(s, info.Sys().(*syscall.Stat_t).Uid, "what root of the container made is root's")
+	}
+	require.NoError(s, c.StreamIn(s.ctx(), garden.StreamInSpec{Path: "/mnt/rw/streamed", User: "vcap", Tar: pack(s, file("one"))}))
+	info, err := os.Stat(filepath.Join(folder, "streamed", "one"))
+	require.NoError(s, err)
+	assert.EqualValues(s, 1000, info.Sys().(*syscall.Stat_t).Uid)
+	require.NoError(s, s.Client.Destroy(s.ctx(), c.Handle()))
+	assert.FileExists(s, filepath.Join(folder, "roots"), "what was shown is not removed")
 }
 
 func testNames(s *suite) {

@@ -26,8 +26,10 @@ type Capabilities struct {
 	Programs bool
 	// Network: mapped ports can be reached, egress is filtered.
 	Network bool
-	// Limits of memory and processes are enforced.
+	// Limits of memory, disk and processes are enforced.
 	Limits bool
+	// Users of unprivileged containers are not those of the machine.
+	Users bool
 }
 
 // Harness is one implementation under test, with a cell of its own.
@@ -81,6 +83,7 @@ func always(Capabilities) bool     { return true }
 func programs(c Capabilities) bool { return c.Programs }
 func networks(c Capabilities) bool { return c.Network }
 func limits(c Capabilities) bool   { return c.Limits }
+func users(c Capabilities) bool    { return c.Users }
 
 func tests() map[string]testCase {
 	return map[string]testCase{
@@ -112,6 +115,12 @@ func tests() map[string]testCase {
 		"containers cannot reach each other or the machine":      {networks, testIsolation},
 		"too much memory is the end and is told":                 {limits, testOutOfMemory},
 		"processes are limited":                                  {limits, testPids},
+		"too much disk is the end and is told":                   {limits, testOutOfDisk},
+		"too many files are the end and are told":                {limits, testOutOfFiles},
+		"a stream that fills the disk fails":                     {limits, testStreamOutOfDisk},
+		"the image counts against a limit of the total":          {limits, testDiskScope},
+		"root of a container is nobody on the machine":           {users, testUsers},
+		"bind mounts keep their owners in a container":           {users, testBindMountOwners},
 		"an unprivileged root has few rights":                    {programs, testUnprivileged},
 		"bind mounts show files of the machine":                  {programs, testBindMounts},
 		"hostname, hosts and resolver are set up":                {programs, testNames},

@@ -30,6 +30,7 @@ type Fate struct {
 	After          time.Duration
 	Code           int
 	OutOfMemory    bool
+	OutOfDisk      bool
 	// IgnoreTerminate makes SIGTERM no reason to end.
 	IgnoreTerminate bool
 	// OnTerminate, if set, is how it ends on SIGTERM; the usual is exit code 143.
@@ -70,7 +71,7 @@ func (p *process) begin() {
 	if p.fate.UntilSignalled {
 		return
 	}
-	status := garden.ExitStatus{Code: p.fate.Code, OutOfMemory: p.fate.OutOfMemory}
+	status := garden.ExitStatus{Code: p.fate.Code, OutOfMemory: p.fate.OutOfMemory, OutOfDisk: p.fate.OutOfDisk}
 	if p.fate.After <= 0 {
 		p.end(status)
 		return

@@ -57,7 +57,7 @@ func TestProcessEndsAsScripted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		engine := New(Config{OnRun: func(garden.ContainerSpec, garden.ProcessSpec) Fate {
-			return Fate{After: time.Hour, Code: 5, OutOfMemory: true}
+			return Fate{After: time.Hour, Code: 5, OutOfMemory: true, OutOfDisk: true}
 		}})
 		c, err := engine.Create(t.Context(), garden.ContainerSpec{Handle: "h"})
 		require.NoError(t, err)
@@ -66,7 +66,7 @@ func TestProcessEndsAsScripted(t *testing.T) {
 		began := time.Now()
 		status, err := p.Wait(t.Context())
 		require.NoError(t, err)
-		require.Equal(t, garden.ExitStatus{Code: 5, OutOfMemory: true}, status)
+		require.Equal(t, garden.ExitStatus{Code: 5, OutOfMemory: true, OutOfDisk: true}, status)
 		require.Equal(t, time.Hour, time.Since(began))
 	})
 }
