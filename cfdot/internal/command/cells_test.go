@@ -36,6 +36,9 @@ func workingRep(id string) *fakeRep {
 			}
 			return nil
 		},
+		metrics: func(context.Context) (*repv1.ContainerMetricsResponse, error) {
+			return &repv1.ContainerMetricsResponse{Containers: []*repv1.ContainerMetrics{use("p", 0)}}, nil
+		},
 		follow: func(_ *repv1.FollowRequest, stream grpc.ServerStreamingServer[repv1.FollowResponse]) error {
 			return stream.Send(&repv1.FollowResponse{Lines: []*repv1.LogLine{logAt(1, "hello")}})
 		},

@@ -96,7 +96,7 @@ Lists are lines of JSON for programs and a table on a terminal (-o).`,
 		{groupLRPs, "Long-running processes:", slices.Concat(a.lrps(), a.placements(), a.domains())},
 		{groupTasks, "Tasks:", a.taskCommands()},
 		{groupCells, "Cells:", a.cells()},
-		{groupFollow, "Events and logs:", append(a.events(), a.logs()...)},
+		{groupFollow, "Events, logs and use:", slices.Concat(a.events(), a.logs(), a.top())},
 		{groupLocket, "Locks and presences:", a.locket()},
 		{groupOther, "Other:", []*cobra.Command{a.version()}},
 	} {

@@ -63,6 +63,8 @@ func everyCommand() map[string]string {
 		"lrp-events":                           `{"type":"actual_lrp_crashed"`,
 		"task-events":                          `{"type":"task_removed"`,
 		"logs p -o json":                       `{"at":`,
+		"top":                                  `{"process_guid":"p"`,
+		"top p --sort memory --limit 1":        `{"process_guid":"p"`,
 		"locks":                                `{"key":"bbs"`,
 		"presences":                            `{"key":"cell-1"`,
 		"claim-lock -k bbs -o me -t 5":         "",

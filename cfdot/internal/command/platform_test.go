@@ -371,6 +371,11 @@ type fakeRep struct {
 	state    func(context.Context) (*repv1.StateResponse, error)
 	evacuate func(grpc.ServerStreamingServer[repv1.EvacuateResponse]) error
 	follow   func(*repv1.FollowRequest, grpc.ServerStreamingServer[repv1.FollowResponse]) error
+	metrics  func(context.Context) (*repv1.ContainerMetricsResponse, error)
+}
+
+func (f *fakeRep) ContainerMetrics(ctx context.Context, _ *repv1.ContainerMetricsRequest) (*repv1.ContainerMetricsResponse, error) {
+	return f.metrics(ctx)
 }
 
 func (f *fakeRep) register(server grpc.ServiceRegistrar) {

@@ -209,6 +209,19 @@ func Mebibytes(mb int32) string {
 	return fmt.Sprintf("%d MiB", mb)
 }
 
+// Bytes as people say them, in powers of 1024.
+func Bytes(n uint64) string {
+	const step = 1024
+	if n < step {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, unit := float64(n)/step, 0
+	for value >= step && unit < 3 {
+		value, unit = value/step, unit+1
+	}
+	return fmt.Sprintf("%.1f %s", value, [...]string{"KiB", "MiB", "GiB", "TiB"}[unit])
+}
+
 // Percent of a total; a total of nothing is a dash.
 func Percent(used, total int32) string {
 	if total <= 0 {
