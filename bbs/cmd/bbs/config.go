@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"diego.internal/bbs/internal/converge"
+	"diego.internal/bbs/internal/schema"
 	"diego.internal/bbs/internal/seal"
 	"diego.internal/locket/lockclient"
 	"diego.internal/servicekit/config"
@@ -38,6 +39,21 @@ type Config struct {
 	Tasks       TasksConfig       `yaml:"tasks"`
 	Writer      WriterConfig      `yaml:"writer"`
 	Watch       WatchConfig       `yaml:"watch"`
+	Comparison  ComparisonConfig  `yaml:"comparison"`
+
+	// RollBackTo is the version of the schema that an earlier release wants: the BBS that gets the lock
+	// brings the tables back to it and stays passive. Default 0, none.
+	RollBackTo int64 `yaml:"rollback_to_version"`
+}
+
+// ComparisonConfig is the section about comparing memory with the tables.
+type ComparisonConfig struct {
+	// Interval from the end of one comparison to the beginning of the next. Default 5m.
+	Interval time.Duration `yaml:"interval"`
+	// Chunk is how many rows are read at once. Default 2000.
+	Chunk int `yaml:"chunk"`
+	// Pause between two chunks. Default 200ms.
+	Pause time.Duration `yaml:"pause"`
 }
 
 // PresencesConfig is the section about the presences of cells.
@@ -127,12 +143,23 @@ func (c *WriterConfig) SetDefaults() {
 }
 
 // SetDefaults fills what the file may leave out.
+func (c *ComparisonConfig) SetDefaults() {
+	*c = ComparisonConfig{Interval: 5 * time.Minute, Chunk: 2000, Pause: 200 * time.Millisecond}
+}
+
+// SetDefaults fills what the file may leave out.
 func (c *WatchConfig) SetDefaults() {
 	*c = WatchConfig{MemoryMB: 64, MinAge: time.Hour, MinEvents: 1_000_000, PruneInterval: time.Minute, Bookmark: 5 * time.Second}
 }
 
 // Validate checks what no section can check alone.
-func (c *Config) Validate() error { return c.CheckStores(c.Lock.Backend, c.Presences.Backend) }
+func (c *Config) Validate() error {
+	problems := []error{c.CheckStores(c.Lock.Backend, c.Presences.Backend)}
+	if c.RollBackTo < 0 || c.RollBackTo > schema.Built() {
+		problems = append(problems, config.Invalid("rollback_to_version", "must be from 1 to %d, is %d", schema.Built(), c.RollBackTo))
+	}
+	return errors.Join(problems...)
+}
 
 // Validate returns all problems of the section.
 func (c *PresencesConfig) Validate() error {
@@ -140,6 +167,11 @@ func (c *PresencesConfig) Validate() error {
 		return config.Invalid("backend", "%v", err)
 	}
 	return nil
+}
+
+// Validate returns all problems of the section.
+func (c *ComparisonConfig) Validate() error {
+	return errors.Join(positive("interval", c.Interval), positive("chunk", c.Chunk), positive("pause", c.Pause))
 }
 
 // Validate returns all problems of the section.

@@ -22,12 +22,21 @@ func observe(tel *telemetry.Telemetry, st *store.Store, effects *effect.Effects)
 var errDatabaseLost = errors.New("the database is lost; it is being asked again")
 
 func readiness(st *store.Store) (any, error) {
+	detail := map[string]any{"active": st.Active()}
+	if waits := st.StandbyWaits(); waits != "" && !st.Active() {
+		detail["standby"] = waits
+	}
 	view := st.Committed()
 	if view == nil {
-		return "nothing loaded yet", nil
+		detail["state"] = "nothing loaded yet"
+		return detail, nil
 	}
-	detail := map[string]any{
-		"active": st.Active(), "revision": view.Revision(), "epoch": view.Epoch(), "quarantined": st.QuarantinedCount(),
+	detail["revision"], detail["epoch"], detail["quarantined"] = view.Revision(), view.Epoch(), st.QuarantinedCount()
+	if result, _ := st.LastComparison(); result != nil {
+		detail["compared_with_tables"] = result
+	}
+	if st.Active() {
+		detail["keys"] = st.KeyRotation()
 	}
 	if st.Down() {
 		return detail, errDatabaseLost

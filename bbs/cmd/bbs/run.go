@@ -95,13 +95,16 @@ func run(ctx context.Context, args []string) error {
 	server.SetServing("", true)
 	server.SetServing(healthService, false)
 	observe(tel, st, effects)
+	status := &schemaStatus{}
+	observeSchema(tel, st, status)
 
-	m := master{cfg: cfg, tel: tel, pool: pool, store: st, effects: effects, server: server, backend: locks}
+	m := master{cfg: cfg, tel: tel, pool: pool, store: st, effects: effects, server: server, backend: locks, schema: status}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return tel.Run(ctx) })
 	g.Go(func() error { return source.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return registry.Run(ctx) })
+	g.Go(func() error { return st.Compare(ctx) })
 	g.Go(func() error { return m.run(ctx) })
 	tel.Started() //nolint:contextcheck // the line at start belongs to no request
 	return g.Wait()
@@ -131,6 +134,8 @@ func storeConfig(cfg Config, pool *pgxpool.Pool, keys *seal.Keyring, tel *teleme
 		MaxBatch: cfg.Writer.MaxBatch, QueueLimit: cfg.Writer.QueueLimit, CommitTimeout: cfg.Writer.CommitTimeout,
 		WatchBytes: cfg.Watch.MemoryMB << 20,
 		Retention:  store.Retention{MinAge: cfg.Watch.MinAge, MinEvents: cfg.Watch.MinEvents, Interval: cfg.Watch.PruneInterval},
+		Rotation:   store.Rotation{Batch: cfg.Encryption.Rotation.Batch, Pause: cfg.Encryption.Rotation.Pause},
+		Comparison: store.Comparison{Interval: cfg.Comparison.Interval, Chunk: cfg.Comparison.Chunk, Pause: cfg.Comparison.Pause},
 	}
 }
 
