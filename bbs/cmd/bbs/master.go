@@ -113,7 +113,7 @@ func (m *master) lead(ctx context.Context, lock *lockclient.Lock) error {
 // takeOver makes the store the active one. A database that does not answer is asked again for as long
 // as the lock is ours.
 func (m *master) takeOver(ctx context.Context, lock *lockclient.Lock) error {
-	err := m.persist(ctx, "take-over-failed", func() error { return m.store.TakeOver(ctx, lock.Valid) })
+	err := m.persist(ctx, "taking over", func() error { return m.store.TakeOver(ctx, lock.Valid) })
 	if errors.Is(err, seal.ErrUnknownKey) || errors.Is(err, schema.ErrMissing) {
 		return lifecycle.WithExitCode(err, lifecycle.ExitStore)
 	}

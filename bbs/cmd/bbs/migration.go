@@ -35,7 +35,7 @@ func (m *master) migrate(ctx context.Context, valid func() bool) error {
 	m.schema.migrator.Store(migrator)
 	defer m.store.SetMigrating(false)
 	var action schema.Action
-	err = m.persist(ctx, "migration-waits", func() error {
+	err = m.persist(ctx, "migrating", func() error {
 		versions, err := schema.Read(ctx, m.pool)
 		if err != nil {
 			return err
@@ -63,7 +63,7 @@ func (m *master) migrate(ctx context.Context, valid func() bool) error {
 }
 
 // persist repeats an attempt for as long as the database does not answer, or asks for it.
-func (m *master) persist(ctx context.Context, message string, attempt func() error) error {
+func (m *master) persist(ctx context.Context, doing string, attempt func() error) error {
 	pause := time.NewTicker(takeOverPause)
 	defer pause.Stop()
 	for {
@@ -71,7 +71,7 @@ func (m *master) persist(ctx context.Context, message string, attempt func() err
 		if err == nil || (!postgres.IsUnavailable(err) && !schema.IsRepeatable(err)) {
 			return err
 		}
-		m.tel.Log.WarnContext(ctx, message, "error", err)
+		m.tel.Log.WarnContext(ctx, "take-over-failed", "doing", doing, "error", err)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
