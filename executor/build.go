@@ -135,6 +135,7 @@ func (n *node) containerSpec(info *container.RunInfo, mounts []garden.BindMount)
 		Limits: garden.Limits{
 			MemoryInBytes: uint64(resources.MemoryMB) * mebibyte, //nolint:gosec // not negative, see allocate
 			DiskInBytes:   uint64(resources.DiskMB) * mebibyte,   //nolint:gosec // as above
+			DiskScope:     diskScope(info.RootFS),
 			Pids:          int64(resources.MaxPids),
 			CPUShares:     cfg.CPUShares * uint64(info.CPUWeight) / 100,
 		},
@@ -166,6 +167,14 @@ func (n *node) containerSpec(info *container.RunInfo, mounts []garden.BindMount)
 		return spec, err
 	}
 	return spec, n.addFiles(&spec, info.VolumeMountedFiles)
+}
+
+// diskScope says what the limit of disk is for: images that a user brings count against it, preloaded ones do not.
+func diskScope(rootfs string) garden.DiskScope {
+	if strings.HasPrefix(rootfs, "preloaded:") || filepath.IsAbs(rootfs) {
+		return garden.DiskScopeExclusive
+	}
+	return garden.DiskScopeTotal
 }
 
 // addFiles writes the files that the container is to see and mounts their folder.

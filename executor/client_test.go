@@ -159,6 +159,12 @@ func TestClientLifecycle(t *testing.T) {
 			result: Result{Failed: true, FailureReason: "APP/PROC/WEB: Exited with status 137 (out of memory)"},
 			lines:  []string{"APP/PROC/WEB OUT Exit status 137 (out of memory)"},
 		},
+		"running out of disk is said": {
+			script: script{"/app": {Code: 137, OutOfDisk: true}},
+			info:   RunInfo{Action: &app}, after: time.Second, want: StateCompleted,
+			result: Result{Failed: true, FailureReason: "APP/PROC/WEB: Exited with status 137 (out of disk)"},
+			lines:  []string{"APP/PROC/WEB OUT Exit status 137 (out of disk)"},
+		},
 		"a clean exit is no failure": {
 			script: script{"/app": {Stdout: "hello\n"}},
 			info:   RunInfo{Action: &app}, after: time.Second, want: StateCompleted,

@@ -298,7 +298,7 @@ func (p *process) finish(ctx context.Context, end exit) error {
 		if p.mark.Killed {
 			line += fmt.Sprintf(" (exceeded %v graceful shutdown interval)", p.env.GraceTime)
 		}
-		p.emit(line + p.outOfMemory())
+		p.emit(line + p.exhausted())
 	}
 	return p.result()
 }
@@ -309,9 +309,15 @@ func (p *process) emit(message string) {
 	}
 }
 
-func (p *process) outOfMemory() string {
-	if p.mark.Status.Code != 0 && p.mark.Status.OutOfMemory {
+// exhausted says what the container had used up when the process failed.
+func (p *process) exhausted() string {
+	switch status := p.mark.Status; {
+	case status.Code == 0:
+		return ""
+	case status.OutOfMemory:
 		return " (out of memory)"
+	case status.OutOfDisk:
+		return " (out of disk)"
 	}
 	return ""
 }
@@ -323,7 +329,7 @@ func (p *process) result() error {
 	case p.mark.Interrupted:
 		return ErrCancelled
 	case p.mark.Status.Code != 0:
-		return &ShownError{Text: fmt.Sprintf("%s: Exited with status %d%s", p.source(), p.mark.Status.Code, p.outOfMemory())}
+		return &ShownError{Text: fmt.Sprintf("%s: Exited with status %d%s", p.source(), p.mark.Status.Code, p.exhausted())}
 	default:
 		return nil
 	}
