@@ -124,7 +124,7 @@ func (s *Store) follow(ctx context.Context, to uint64) error {
 	for {
 		at := s.view.Load().revision
 		if at >= to {
-			return nil
+			return s.sameHistory(ctx)
 		}
 		logged, err := s.readLog(ctx, at, followBytes)
 		if err != nil {
@@ -132,9 +132,12 @@ func (s *Store) follow(ctx context.Context, to uint64) error {
 		}
 		if len(logged) == 0 {
 			if to == math.MaxUint64 {
-				return nil
+				return s.sameHistory(ctx)
 			}
 			return watch.ErrTruncated.With("revision %d is missing", at+1)
+		}
+		if err := s.follows(at, logged[0].before); err != nil {
+			return err
 		}
 		for i := range logged {
 			if err := s.applyLogged(&logged[i]); err != nil {
@@ -147,6 +150,8 @@ func (s *Store) follow(ctx context.Context, to uint64) error {
 // loggedBatch is one row of batch_log.
 type loggedBatch struct {
 	revision uint64
+	id       batchID
+	before   *batchID // the batch after which the log was read; nil if it is pruned
 	at       time.Time
 	plain    []byte // the opened entry
 }
@@ -154,8 +159,8 @@ type loggedBatch struct {
 // readLog returns batches after a revision, in order and without gap.
 func (s *Store) readLog(ctx context.Context, after uint64, limit int) ([]loggedBatch, error) {
 	// The sum of sizes before a row bounds the answer, but the first row always comes.
-	rows, err := s.pool.Query(ctx, `select revision, at, changes from (
-			select revision, at, changes, sum(octet_length(changes)) over (order by revision) - octet_length(changes) as before
+	rows, err := s.pool.Query(ctx, `select revision, id, (select id from batch_log where revision = $1), at, changes from (
+			select revision, id, at, changes, sum(octet_length(changes)) over (order by revision) - octet_length(changes) as before
 			from (select * from batch_log where revision > $1 order by revision limit 5000) newest) sized
 		where before < $2 order by revision`, signed(after), limit)
 	if err != nil {
@@ -164,9 +169,11 @@ func (s *Store) readLog(ctx context.Context, after uint64, limit int) ([]loggedB
 	var logged []loggedBatch
 	var revision int64
 	var at time.Time
+	var id batchID
+	var before *batchID
 	var sealed []byte
 	expected := after + 1
-	_, err = pgx.ForEachRow(rows, []any{&revision, &at, &sealed}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&revision, &id, &before, &at, &sealed}, func() error {
 		if unsigned(revision) != expected {
 			return watch.ErrTruncated.With("after revision %d the log continues at %d", expected-1, revision)
 		}
@@ -175,7 +182,7 @@ func (s *Store) readLog(ctx context.Context, after uint64, limit int) ([]loggedB
 		if err != nil {
 			return fmt.Errorf("%w: revision %d: %w", errEntry, revision, err)
 		}
-		logged = append(logged, loggedBatch{revision: unsigned(revision), at: at, plain: plain})
+		logged = append(logged, loggedBatch{revision: unsigned(revision), id: id, before: before, at: at, plain: plain})
 		return nil
 	})
 	return logged, err
@@ -216,6 +223,7 @@ func (s *Store) applyLogged(l *loggedBatch) error {
 		}
 	}
 	txn.Commit()
+	s.tip = l.id
 	s.publish(s.snapshot(l.revision, l.at), toBatch(l.revision, l.at, e.events))
 	return nil
 }

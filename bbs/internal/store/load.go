@@ -98,11 +98,15 @@ func (s *Store) Load(ctx context.Context) error {
 	l := &loader{keys: s.keys, txn: state.Txn(true)}
 	defer l.txn.Abort() // does nothing after the commit
 	var epoch, revision int64
+	var tip batchID
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, `select epoch, revision from bbs_state`).Scan(&epoch, &revision); err != nil {
 			return fmt.Errorf("reading the revision: %w", err)
 		}
 		var err error
+		if tip, err = idOf(ctx, tx, revision); err != nil {
+			return err
+		}
 		if l.needed, err = readLabels(ctx, tx); err != nil {
 			return err
 		}
@@ -117,7 +121,7 @@ func (s *Store) Load(ctx context.Context) error {
 		return fmt.Errorf("loading the state: %w", err)
 	}
 	l.txn.Commit()
-	s.state = state
+	s.state, s.tip = state, tip
 	s.quarantine.replace(l.bad)
 	s.watch.Reset(unsigned(revision))
 	s.publish(s.snapshot(unsigned(revision), s.cfg.Clock()), nil)

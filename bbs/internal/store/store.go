@@ -152,7 +152,9 @@ type Store struct {
 
 	// state, epoch and holder belong to the goroutine of Follow, TakeOver or Run. The holder is who we
 	// are in the database since TakeOver.
-	state  *memdb.MemDB
+	state *memdb.MemDB
+	// tip is the newest batch that a standby has read; see sameHistory.
+	tip    batchID
 	epoch  int64
 	holder [16]byte
 	// schemaAt is when the tables that a standby follows got their version.
