@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
-
 	"diego.internal/bbs/internal/lrp"
 	"diego.internal/bbs/internal/task"
 	"diego.internal/bbs/internal/watch"
@@ -16,14 +14,15 @@ import (
 
 // batch is what several requests change together: one revision, one transaction in Postgres.
 type batch struct {
-	txn      *memdb.Txn
+	// state is a copy of the committed one, with what the requests have changed so far.
+	state    *state
 	id       [16]byte
 	epoch    int64
 	revision uint64
 	at       time.Time
 	trace    string // of the request that is being applied
 
-	// touched rows; their last state is read from txn when the batch is complete.
+	// touched rows; what they are is read from state when the batch is complete.
 	actuals  map[actualID]struct{}
 	desireds map[string]struct{}
 	tasks    map[string]struct{}
@@ -65,9 +64,9 @@ type healthyWrite struct{ guid, id string }
 // mark is where the lists of a batch ended before a request.
 type mark struct{ events, definitions, taskDefinitions int }
 
-func newBatch(txn *memdb.Txn, epoch int64, revision uint64, at time.Time) *batch {
+func newBatch(state *state, epoch int64, revision uint64, at time.Time) *batch {
 	b := &batch{
-		txn: txn, epoch: epoch, revision: revision, at: at,
+		state: state, epoch: epoch, revision: revision, at: at,
 		actuals: map[actualID]struct{}{}, desireds: map[string]struct{}{},
 		tasks: map[string]struct{}{}, domains: map[string]struct{}{}, healthy: map[string]struct{}{}, healthyGone: map[string]struct{}{},
 		encodings: map[*lrp.Actual][]byte{},
@@ -88,7 +87,7 @@ func (b *batch) truncate(m mark) {
 
 // apply runs one request. A refused one, or one that panics, changes nothing and gets its error.
 func (b *batch) apply(fn func(*Tx) error, trace string) (changed bool, err error) {
-	tx := &Tx{records: records{txn: func() *memdb.Txn { return b.txn }}, batch: b}
+	tx := &Tx{records: records{b.state}, batch: b}
 	before := b.mark()
 	b.trace = trace
 	defer func() {
@@ -163,24 +162,23 @@ type changes struct {
 }
 
 func (b *batch) changes() changes {
-	r := records{txn: func() *memdb.Txn { return b.txn }}
 	c := changes{definitions: b.definitions, taskDefinition: b.taskDefinitions}
 	for id := range b.actuals {
-		if row := r.actual(id.Key, id.presence); row != nil {
+		if row := b.state.actuals.get(actualKeyOf(id.Key, id.presence)); row != nil {
 			c.actuals = append(c.actuals, row)
 		} else {
 			c.actualsGone = append(c.actualsGone, id)
 		}
 	}
 	for guid := range b.desireds {
-		if d := r.Desired(guid); d != nil {
+		if d := b.state.desireds.get(keyOf(guid)); d != nil {
 			c.desireds = append(c.desireds, d)
 		} else {
 			c.desiredsGone = append(c.desiredsGone, guid)
 		}
 	}
 	for guid := range b.healthy {
-		d := r.Desired(guid)
+		d := b.state.desireds.get(keyOf(guid))
 		if d == nil {
 			continue // the removal of the LRP takes it along
 		}
@@ -189,14 +187,14 @@ func (b *batch) changes() changes {
 		}
 	}
 	for guid := range b.tasks {
-		if t := r.Task(guid); t != nil {
+		if t := b.state.tasks.get(keyOf(guid)); t != nil {
 			c.tasks = append(c.tasks, t)
 		} else {
 			c.tasksGone = append(c.tasksGone, guid)
 		}
 	}
 	for name := range b.domains {
-		if d := r.Domain(name); d != nil {
+		if d := b.state.domains.get(keyOf(name)); d != nil {
 			c.domains = append(c.domains, d)
 		} else {
 			c.domainsGone = append(c.domainsGone, name)

@@ -86,7 +86,7 @@ func (s *Store) compareOnce(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for _, table := range comparedTables() {
-		cursor := table.start()
+		cursor := table.start
 		for more := true; more; {
 			select {
 			case <-ctx.Done():
@@ -133,12 +133,7 @@ func (s *Store) tellDifferences(ctx context.Context, pass *comparisonResult, fou
 func (s *Store) compareChunk(ctx context.Context, table comparedTable, cursor []any) (next []any, rows int, found []difference, err error) {
 	s.comparison.record(s.view.Load())
 	defer s.comparison.stop()
-	scratch, err := newState()
-	if err != nil {
-		return nil, 0, nil, err
-	}
-	l := &loader{keys: s.keys, txn: scratch.Txn(true)}
-	defer l.txn.Abort()
+	l := &loader{keys: s.keys, state: newState()}
 	var revision int64
 	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, `select revision from bbs_state`).Scan(&revision); err != nil {
@@ -178,8 +173,8 @@ func (s *Store) differences(table comparedTable, l *loader, view *View, from, to
 			tell(bad.Key, "unreadable")
 		}
 	}
-	stored := objectsBehind(l.txn, table, nil, nil)
-	held := objectsBehind(view.txn(), table, table.key(from), table.key(to))
+	stored := table.behind(l.state, nil, nil)
+	held := table.behind(view.state, from, to)
 	for len(stored) > 0 || len(held) > 0 {
 		switch order := compareFirst(stored, held); {
 		case order < 0:
@@ -201,7 +196,7 @@ func (s *Store) differences(table comparedTable, l *loader, view *View, from, to
 }
 
 // compareFirst orders two lists by the keys of their first objects; an empty list comes last.
-func compareFirst(a, b []keyed) int {
+func compareFirst(a, b []compared) int {
 	switch {
 	case len(a) == 0:
 		return 1

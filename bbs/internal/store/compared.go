@@ -1,12 +1,13 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
 	"github.com/jackc/pgx/v5"
 
 	"diego.internal/bbs/internal/lrp"
@@ -15,91 +16,109 @@ import (
 
 // comparedTable is a table in memory and in Postgres, in the order of its key.
 type comparedTable struct {
-	name, sqlName string
+	sqlName string
 	// where limits a query to the next chunk behind a cursor, whose values come first, then the limit.
 	where string
 	load  func(l *loader, ctx context.Context, tx pgx.Tx) error
 	// start is the cursor before the first row.
-	start func() []any
-	// object returns an object with the key of a cursor.
-	object func(cursor []any) any
-	keyOf  func(obj any) ([]byte, error)
-	nameOf func(obj any) string
+	start []any
+	// from yields the rows in memory from a cursor on, the one with its key included.
+	from func(s *state, cursor []any) iter.Seq[compared]
 }
 
-func comparedTables() []comparedTable {
-	text := func() []any { return []any{""} }
-	return []comparedTable{
-		{
-			name: tableDomain, sqlName: "domains", where: `where name > $1 order by name limit $2`, load: (*loader).domains, start: text,
-			object: func(c []any) any { return &lrp.Domain{Name: c[0].(string)} }, keyOf: domainKey, //nolint:forcetypeassert // see page
-			nameOf: func(obj any) string { return obj.(*lrp.Domain).Name }, //nolint:forcetypeassert // of this table
-		},
-		{
-			name: tableDesired, sqlName: "desired_lrps", where: `where process_guid > $1 order by process_guid limit $2`, load: (*loader).desireds, start: text,
-			object: func(c []any) any { return &lrp.Desired{ProcessGUID: c[0].(string)} }, keyOf: desiredKey, //nolint:forcetypeassert // see page
-			nameOf: func(obj any) string { return obj.(*lrp.Desired).ProcessGUID }, //nolint:forcetypeassert // of this table
-		},
-		{
-			name: tableActual, sqlName: "actual_lrps", load: (*loader).actuals, start: func() []any { return []any{"", int32(0), int16(0)} },
-			where: `where (process_guid, instance_index, presence) > ($1, $2, $3) order by process_guid, instance_index, presence limit $4`,
-			object: func(c []any) any {
-				key := lrp.Key{ProcessGUID: c[0].(string), Index: c[1].(int32)}                        //nolint:forcetypeassert // see page
-				return &actualRow{Actual: &lrp.Actual{Key: key, Presence: lrp.Presence(c[2].(int16))}} //nolint:forcetypeassert,gosec // see page
-			},
-			keyOf: actualKey, nameOf: func(obj any) string { return nameOfActual(obj.(*actualRow).Actual) }, //nolint:forcetypeassert // of this table
-		},
-		{
-			name: tableTask, sqlName: "tasks", where: `where guid > $1 order by guid limit $2`, load: (*loader).tasks, start: text,
-			object: func(c []any) any { return &task.Task{GUID: c[0].(string)} }, keyOf: taskKey, //nolint:forcetypeassert // see page
-			nameOf: func(obj any) string { return obj.(*task.Task).GUID }, //nolint:forcetypeassert // of this table
-		},
-	}
-}
-
-// nameOfActual is how logs and the quarantine name a row of actual_lrps.
-func nameOfActual(a *lrp.Actual) string { return fmt.Sprintf("%v/%v", a.Key, a.Presence) }
-
-// key returns the key in memory of a cursor, nil for none.
-func (t comparedTable) key(cursor []any) []byte {
-	if cursor == nil {
-		return nil
-	}
-	key, err := t.keyOf(t.object(cursor))
-	if err != nil {
-		panic(fmt.Sprintf("comparing %s: %v", t.sqlName, err)) // the object is of the table's own type
-	}
-	return key
-}
-
-// keyed is an object with its key in memory and its name for people.
-type keyed struct {
+// compared is a row with its key, as bytes that order rows, and its name for people.
+type compared struct {
 	obj  any
 	key  []byte
 	name string
 }
 
-// objectsBehind returns the objects of a table behind one key, up to and with another; nil is no bound.
-func objectsBehind(txn *memdb.Txn, t comparedTable, from, to []byte) []keyed {
+func comparedTables() []comparedTable {
+	return []comparedTable{
+		{
+			sqlName: "domains", where: `where name > $1 order by name limit $2`, load: (*loader).domains, start: []any{""},
+			from: func(s *state, cursor []any) iter.Seq[compared] {
+				return comparedBy(s.domains, cursor, func(d *lrp.Domain) string { return d.Name })
+			},
+		},
+		{
+			sqlName: "desired_lrps", where: `where process_guid > $1 order by process_guid limit $2`, load: (*loader).desireds, start: []any{""},
+			from: func(s *state, cursor []any) iter.Seq[compared] {
+				return comparedBy(s.desireds, cursor, func(d *lrp.Desired) string { return d.ProcessGUID })
+			},
+		},
+		{
+			sqlName: "actual_lrps", load: (*loader).actuals, start: []any{"", int32(0), int16(0)},
+			where: `where (process_guid, instance_index, presence) > ($1, $2, $3) order by process_guid, instance_index, presence limit $4`,
+			from:  comparedActuals,
+		},
+		{
+			sqlName: "tasks", where: `where guid > $1 order by guid limit $2`, load: (*loader).tasks, start: []any{""},
+			from: func(s *state, cursor []any) iter.Seq[compared] {
+				return comparedBy(s.tasks, cursor, func(t *task.Task) string { return t.GUID })
+			},
+		},
+	}
+}
+
+// comparedBy yields the rows of a table whose key is a text.
+func comparedBy[R any](rows tree[textKey, R], cursor []any, name func(*R) string) iter.Seq[compared] {
+	first := keyOf(cursor[0].(string)) //nolint:forcetypeassert // see page
+	return func(yield func(compared) bool) {
+		for row := range rows.from(first, func(textKey) bool { return true }) {
+			if !yield(compared{obj: row, key: []byte(name(row)), name: name(row)}) {
+				return
+			}
+		}
+	}
+}
+
+func comparedActuals(s *state, cursor []any) iter.Seq[compared] {
+	key := lrp.Key{ProcessGUID: cursor[0].(string), Index: cursor[1].(int32)} //nolint:forcetypeassert // see page
+	first := actualKeyOf(key, lrp.Presence(cursor[2].(int16)))                //nolint:forcetypeassert,gosec // see page
+	return func(yield func(compared) bool) {
+		for row := range s.actuals.from(first, func(actualKey) bool { return true }) {
+			if !yield(compared{obj: row, key: row.key().bytes(), name: nameOfActual(row.Actual)}) {
+				return
+			}
+		}
+	}
+}
+
+// behind returns the rows of a state behind one cursor, up to and with another; nil is no bound.
+func (t comparedTable) behind(s *state, from, to []any) []compared {
 	if from == nil {
-		from = []byte{}
+		from = t.start
 	}
-	found, err := txn.LowerBound(t.name, indexID, from)
-	if err != nil {
-		panic(fmt.Sprintf("comparing %s: %v", t.sqlName, err)) // only a wrong name of a table or index
+	var last []byte
+	if to != nil {
+		last = t.bytesOf(to)
 	}
-	var all []keyed
-	for obj := found.Next(); obj != nil; obj = found.Next() {
-		key, err := t.keyOf(obj)
-		if err != nil || (to != nil && string(key) > string(to)) {
+	first := t.bytesOf(from)
+	var all []compared
+	for row := range t.from(s, from) {
+		if last != nil && bytes.Compare(row.key, last) > 0 {
 			break
 		}
-		if string(key) != string(from) {
-			all = append(all, keyed{obj: obj, key: key, name: t.nameOf(obj)})
+		if !bytes.Equal(row.key, first) {
+			all = append(all, row)
 		}
 	}
 	return all
 }
+
+// bytesOf returns the key of a cursor as bytes that order rows.
+func (t comparedTable) bytesOf(cursor []any) []byte {
+	guid := cursor[0].(string) //nolint:forcetypeassert // see page
+	if len(cursor) == 1 {
+		return []byte(guid)
+	}
+	key := lrp.Key{ProcessGUID: guid, Index: cursor[1].(int32)}      //nolint:forcetypeassert // see page
+	return actualKeyOf(key, lrp.Presence(cursor[2].(int16))).bytes() //nolint:forcetypeassert,gosec // see page
+}
+
+// nameOfActual is how logs and the quarantine name a row of actual_lrps.
+func nameOfActual(a *lrp.Actual) string { return fmt.Sprintf("%v/%v", a.Key, a.Presence) }
 
 // comparisonResult is what one comparison has found.
 type comparisonResult struct {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -376,7 +377,7 @@ func (f *rowFields) put() (row, error) {
 			return row{}, err
 		}
 		a.StopRequested = f.stop
-		return row{table: rowActual, put: &actualRow{Actual: a, encoded: f.record}}, nil
+		return row{table: rowActual, put: packActual(a, bytes.Clone(f.record))}, nil
 	case uint64(rowDesired):
 		d, err := f.desired()
 		return row{table: rowDesired, put: d}, err
@@ -408,13 +409,14 @@ func (f *rowFields) desired() (*lrp.Desired, error) {
 		return nil, fmt.Errorf("%w: %w", errEntry, err)
 	}
 	d := wire.DesiredFrom(&header)
-	d.LogGUID, d.Encoded = info.GetLogGuid(), f.record
+	d.LogGUID = info.GetLogGuid()
 	d.Resources = wire.ResourcesFrom(info.GetResources())
 	d.Placement = wire.PlacementFrom(info.GetPlacement())
 	var err error
 	if d.Routes, d.InternalHostnames, err = lrp.ParseRoutes(header.GetRoutes()); err != nil {
 		return nil, fmt.Errorf("%w: %w", errEntry, err)
 	}
+	packDesired(d, bytes.Clone(f.record))
 	return d, nil
 }
 

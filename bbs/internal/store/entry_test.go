@@ -11,7 +11,6 @@ import (
 	"diego.internal/bbs/internal/lrp"
 	"diego.internal/bbs/internal/task"
 	"diego.internal/bbs/internal/watch"
-	"diego.internal/bbs/internal/wire"
 )
 
 // entryOfEverything is the encoding of one row of each kind, put and gone, and events that share them.
@@ -21,10 +20,10 @@ func entryOfEverything(tb testing.TB) ([]byte, changes, []watch.Event) {
 		Key: lrp.Key{ProcessGUID: "app", Index: 3}, InstanceKey: lrp.InstanceKey{InstanceGUID: "i", CellID: "c"},
 		Domain: "d", State: lrp.Running, Presence: lrp.Evacuating, StopRequested: true, Revision: 9, Since: 5, Tag: lrp.ModificationTag{Epoch: "e"},
 	}
-	row := &actualRow{Actual: a, encoded: wire.EncodeActual(a)}
+	row := newActualRow(a)
 	d := desired("app", 2)
 	d.HealthyDefinitionID, d.Revision = "def-0", 9
-	d.Encoded = wire.AppendSchedulingInfo(nil, d)
+	encodeDesired(d)
 	c := changes{
 		actuals: []*actualRow{row}, actualsGone: []actualID{{Key: lrp.Key{ProcessGUID: "gone", Index: 1}, presence: lrp.Suspect}},
 		desireds: []*lrp.Desired{d}, desiredsGone: []string{"gone"},

@@ -8,7 +8,6 @@ import (
 	"math"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
 	"github.com/jackc/pgx/v5"
 
 	"diego.internal/bbs/internal/lrp"
@@ -215,42 +214,38 @@ func (s *Store) applyLogged(l *loggedBatch) error {
 	if err != nil {
 		return err
 	}
-	txn := s.state.Txn(true)
-	defer txn.Abort()
+	state := s.state.copy()
 	for i := range e.rows {
-		if err := applyRow(txn, &e.rows[i]); err != nil {
+		if err := applyRow(state, &e.rows[i]); err != nil {
 			return fmt.Errorf("%w: %w", errEntry, err)
 		}
 	}
-	txn.Commit()
-	s.tip = l.id
+	s.state, s.tip = state, l.id
 	s.publish(s.snapshot(l.revision, l.at), toBatch(l.revision, l.at, e.events))
 	return nil
 }
 
-func applyRow(txn *memdb.Txn, r *row) error {
-	if h, ok := r.put.(healthyWrite); ok {
-		return applyHealthy(txn, h)
+func applyRow(state *state, r *row) error {
+	switch put := r.put.(type) {
+	case nil:
+		state.remove(r.gone()) // or there is nothing: made and removed within the batch
+	case healthyWrite:
+		return applyHealthy(state, put)
+	default:
+		state.put(put)
 	}
-	table := [...]string{rowActual: tableActual, rowDesired: tableDesired, rowTask: tableTask, rowDomain: tableDomain}[r.table]
-	if r.put != nil {
-		return txn.Insert(table, r.put)
-	}
-	err := txn.Delete(table, r.gone())
-	if errors.Is(err, memdb.ErrNotFound) {
-		return nil // made and removed within the batch
-	}
-	return err
+	return nil
 }
 
-func applyHealthy(txn *memdb.Txn, h healthyWrite) error {
-	before := records{txn: func() *memdb.Txn { return txn }}.Desired(h.guid)
+func applyHealthy(state *state, h healthyWrite) error {
+	before := state.desireds.get(keyOf(h.guid))
 	if before == nil {
 		return fmt.Errorf("no desired lrp %q to be healthy", h.guid)
 	}
 	after := *before
 	after.HealthyDefinitionID = h.id
-	return txn.Insert(tableDesired, &after)
+	state.put(&after)
+	return nil
 }
 
 // gone returns an object with the key of a row that was removed.

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
 	"github.com/jackc/pgx/v5"
 
 	"diego.internal/bbs/internal/lrp"
@@ -91,15 +90,10 @@ func (s *Store) catchUp(ctx context.Context, revision uint64) (warm bool, err er
 //
 // It returns seal.ErrUnknownKey as TakeOver does.
 func (s *Store) Load(ctx context.Context) error {
-	state, err := newState()
-	if err != nil {
-		return err
-	}
-	l := &loader{keys: s.keys, txn: state.Txn(true)}
-	defer l.txn.Abort() // does nothing after the commit
+	l := &loader{keys: s.keys, state: newState()}
 	var epoch, revision int64
 	var tip batchID
-	err = pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, `select epoch, revision from bbs_state`).Scan(&epoch, &revision); err != nil {
 			return fmt.Errorf("reading the revision: %w", err)
 		}
@@ -120,8 +114,7 @@ func (s *Store) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the state: %w", err)
 	}
-	l.txn.Commit()
-	s.state, s.tip = state, tip
+	s.state, s.tip = l.state, tip
 	s.quarantine.replace(l.bad)
 	s.watch.Reset(unsigned(revision))
 	s.publish(s.snapshot(unsigned(revision), s.cfg.Clock()), nil)
@@ -132,8 +125,8 @@ func (s *Store) Load(ctx context.Context) error {
 
 // loader fills an empty state from the tables.
 type loader struct {
-	keys *seal.Keyring
-	txn  *memdb.Txn
+	keys  *seal.Keyring
+	state *state
 	// needed are the labels that values may be under which can be read.
 	needed []string
 	// page limits the next table to one chunk; nil is all of it.
@@ -152,11 +145,12 @@ type page struct {
 
 // insert adds a row, or notes that it cannot be read. Only a missing key that is still needed is an
 // error: what is under another one, a rotation could not open when the key was there.
-func (l *loader) insert(table, sqlTable, key string, obj any, problem error) error {
+func (l *loader) insert(sqlTable, key string, obj any, problem error) error {
 	switch {
 	case problem == nil:
 		l.rows++
-		return l.txn.Insert(table, obj)
+		l.state.put(obj)
+		return nil
 	case l.isNeeded(problem):
 		return fmt.Errorf("reading %s %q: %w", sqlTable, key, problem)
 	default:
@@ -180,7 +174,7 @@ func (l *loader) domains(ctx context.Context, tx pgx.Tx) error {
 			row.Revision = unsigned(revision)
 			var err error
 			row.DefaultCrashPolicy, err = policyFrom(policy)
-			return l.insert(tableDomain, "domains", d.Name, &row, err)
+			return l.insert("domains", d.Name, &row, err)
 		})
 }
 
@@ -206,8 +200,8 @@ func (l *loader) desireds(ctx context.Context, tx pgx.Tx) error {
 			row.MetricTags, errs[1] = tagsFrom(tags)
 			row.CrashPolicy, errs[2] = policyFrom(policy)
 			errs[3] = openClientData(l.keys, &row, clientData)
-			row.Encoded = wire.AppendSchedulingInfo(make([]byte, 0, wire.SchedulingInfoSize(&row)), &row)
-			return l.insert(tableDesired, "desired_lrps", d.ProcessGUID, &row, errors.Join(errs[:]...))
+			encodeDesired(&row)
+			return l.insert("desired_lrps", d.ProcessGUID, &row, errors.Join(errs[:]...))
 		})
 }
 
@@ -228,9 +222,9 @@ func (l *loader) actuals(ctx context.Context, tx pgx.Tx) error {
 			row.Presence, row.State = lrp.Presence(presence), lrp.State(state) //nolint:gosec // checked by the table
 			row.Tag.Index, row.Revision = uint32(tagIndex), unsigned(revision) //nolint:gosec // as written
 			if err := wire.DecodeReported(&row, reported); err != nil {
-				return l.insert(tableActual, "actual_lrps", nameOfActual(&row), nil, err)
+				return l.insert("actual_lrps", fmt.Sprintf("%v/%v", row.Key, row.Presence), nil, err)
 			}
-			return l.insert(tableActual, "actual_lrps", "", &actualRow{Actual: &row, encoded: wire.EncodeActual(&row)}, nil)
+			return l.insert("actual_lrps", "", newActualRow(&row), nil)
 		})
 }
 
@@ -257,7 +251,7 @@ func (l *loader) tasks(ctx context.Context, tx pgx.Tx) error {
 				plain, errs[1] = l.keys.Open(result, placeOfResult(t.GUID))
 				row.Result = string(plain)
 			}
-			return l.insert(tableTask, "tasks", t.GUID, &row, errors.Join(errs[:]...))
+			return l.insert("tasks", t.GUID, &row, errors.Join(errs[:]...))
 		})
 }
 

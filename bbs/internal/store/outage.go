@@ -45,13 +45,11 @@ func (w *writer) afterOutage(ctx context.Context, b *batch, content *changes, ou
 
 	switch {
 	case err != nil:
-		b.txn.Abort()
 		answer(taken(outcomes), result{err: ErrUnavailable.With("whether the request was carried out is not known: %w", err)})
 		return nil, err
 	case committed:
 		w.finish(b, content, outcomes)
 	default:
-		b.txn.Abort()
 		answer(taken(outcomes), result{err: ErrUnavailable})
 	}
 	w.log.InfoContext(ctx, "database-back", "revision", b.revision, "committed", committed, "fenced", fenced,

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/go-memdb"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -152,7 +151,7 @@ type Store struct {
 
 	// state, epoch and holder belong to the goroutine of Follow, TakeOver or Run. The holder is who we
 	// are in the database since TakeOver.
-	state *memdb.MemDB
+	state *state
 	// tip is the newest batch that a standby has read; see sameHistory.
 	tip    batchID
 	epoch  int64
@@ -164,16 +163,12 @@ type Store struct {
 // New returns a Store that holds nothing yet.
 func New(cfg Config) (*Store, error) {
 	cfg = cfg.withDefaults()
-	state, err := newState()
-	if err != nil {
-		return nil, err
-	}
 	defs, err := newDefinitions(cfg.Pool, cfg.Keys)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{
-		cfg: cfg, pool: cfg.Pool, keys: cfg.Keys, log: cfg.Log, state: state, definitions: defs,
+		cfg: cfg, pool: cfg.Pool, keys: cfg.Keys, log: cfg.Log, state: newState(), definitions: defs,
 		newer: make(chan struct{}), queue: make(chan *request, cfg.QueueLimit), fatal: make(chan error, 1),
 	}
 	s.watch = watch.NewLog(watch.Config{MaxBytes: cfg.WatchBytes, Archive: s})
@@ -233,13 +228,9 @@ func (s *Store) publish(view *View, batch *watch.Batch) {
 	s.newerMu.Unlock()
 }
 
-// snapshot returns the view of the present state.
+// snapshot returns the view of the present state, which must not be changed after that.
 func (s *Store) snapshot(revision uint64, at time.Time) *View {
-	db := s.state.Snapshot()
-	return &View{
-		records:  records{txn: func() *memdb.Txn { return db.Txn(false) }},
-		revision: revision, epoch: s.epoch, at: at,
-	}
+	return &View{records: records{s.state}, revision: revision, epoch: s.epoch, at: at}
 }
 
 // request is one call of Apply that waits for its batch.

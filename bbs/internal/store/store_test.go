@@ -10,7 +10,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/hashicorp/go-memdb"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -282,7 +281,7 @@ func TestApplyRefusalChangesNothing(t *testing.T) {
 	require.Same(t, before, s.Committed(), "nothing was committed")
 
 	// The same beside a request that is accepted.
-	b := newBatch(s.state.Txn(true), 1, before.Revision()+1, time.Now())
+	b := newBatch(s.state.copy(), 1, before.Revision()+1, time.Now())
 	changed, err := b.apply(func(tx *Tx) error {
 		d := tx.Desired("app")
 		change, _ := lrp.RemoveDesired(d, nil, lrp.Group(tx.InstancesOf("app")))
@@ -292,10 +291,9 @@ func TestApplyRefusalChangesNothing(t *testing.T) {
 	require.ErrorContains(t, err, "a bug")
 	require.False(t, changed)
 	require.Empty(t, b.events)
-	inBatch := records{txn: func() *memdb.Txn { return b.txn }}
+	inBatch := records{b.state}
 	require.Same(t, s.Committed().Desired("app"), inBatch.Desired("app"))
 	require.Len(t, inBatch.InstancesOf("app"), 3)
-	b.txn.Abort()
 
 	rev, err := s.Apply(t.Context(), func(*Tx) error { return nil })
 	require.NoError(t, err)

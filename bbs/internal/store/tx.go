@@ -25,11 +25,8 @@ type Tx struct {
 	changed bool
 }
 
-// undo restores one object of the state in memory: before if there was one, else nothing.
-type undo struct {
-	table         string
-	before, after any
-}
+// undo restores one row of the state in memory: before if there was one, else nothing.
+type undo struct{ before, after any }
 
 // Revision that the batch will have.
 func (tx *Tx) Revision() uint64 { return tx.batch.revision }
@@ -69,10 +66,8 @@ func (tx *Tx) MarkHealthy(guid, definitionID string) {
 	if after == before {
 		return
 	}
-	tx.changed = true
-	tx.undo = append(tx.undo, undo{table: tableDesired, before: before, after: after})
-	must(tx.batch.txn.Insert(tableDesired, after))
-	tx.batch.healthy[guid] = struct{}{}
+	tx.put(before, after) // with its encoding, in which nothing changes
+	tx.batch.healthy[after.ProcessGUID] = struct{}{}
 }
 
 // PutDefinition stores a sealed definition of an LRP. See Store.SealLRPDefinition.
@@ -95,11 +90,11 @@ func (tx *Tx) PutTask(before, after *task.Task) {
 		return
 	}
 	if after == nil {
-		tx.delete(tableTask, before)
+		tx.delete(before)
 		tx.batch.taskDefinitions = append(tx.batch.taskDefinitions, taskDefinitionWrite{guid: before.GUID})
 	} else {
 		after.Revision = tx.batch.revision
-		tx.insert(tableTask, object(before), after)
+		tx.insert(object(before), after)
 	}
 	tx.emitTask(before, after)
 }
@@ -113,10 +108,10 @@ func (tx *Tx) PutTaskDefinition(guid string, sealed []byte) {
 // PutDomain stores a domain, or removes it if after is nil, and tells watchers.
 func (tx *Tx) PutDomain(before, after *lrp.Domain, event lrp.DomainEvent) {
 	if after == nil {
-		tx.delete(tableDomain, before)
+		tx.delete(before)
 	} else {
 		after.Revision = tx.batch.revision
-		tx.insert(tableDomain, object(before), after)
+		tx.insert(object(before), after)
 	}
 	tx.emitDomain(event)
 }
@@ -126,19 +121,19 @@ func (tx *Tx) putRecord(before, after *lrp.Actual) {
 	switch {
 	case before == after:
 	case after == nil:
-		if row := tx.actual(before.Key, before.Presence); row != nil {
+		if row := tx.state.actuals.get(actualKeyOf(before.Key, before.Presence)); row != nil {
 			tx.batch.remember(row)
-			tx.delete(tableActual, row)
+			tx.delete(row)
 		}
 	default:
 		after.Revision = tx.batch.revision
-		row := &actualRow{Actual: after, encoded: wire.EncodeActual(after)}
-		existing := tx.actual(after.Key, after.Presence)
+		row := newActualRow(after)
+		existing := tx.state.actuals.get(row.key())
 		if existing != nil {
 			tx.batch.remember(existing)
 		}
 		tx.batch.remember(row)
-		tx.insert(tableActual, object(existing), row)
+		tx.insert(object(existing), row)
 	}
 }
 
@@ -147,15 +142,15 @@ func (tx *Tx) putDesired(before, after *lrp.Desired) {
 		if before.HealthyDefinitionID != "" {
 			tx.batch.healthyGone[before.ProcessGUID] = struct{}{}
 		}
-		tx.delete(tableDesired, before)
+		tx.delete(before)
 		return
 	}
 	after.Revision = tx.batch.revision
-	after.Encoded = wire.AppendSchedulingInfo(make([]byte, 0, wire.SchedulingInfoSize(after)), after)
+	encodeDesired(after)
 	if before == nil || before.HealthyDefinitionID != after.HealthyDefinitionID {
 		tx.batch.healthy[after.ProcessGUID] = struct{}{}
 	}
-	tx.insert(tableDesired, object(before), after)
+	tx.insert(object(before), after)
 }
 
 // object makes of a pointer what insert takes: nil for none, and not a nil pointer with a type.
@@ -166,27 +161,32 @@ func object[T any](p *T) any {
 	return p
 }
 
-func (tx *Tx) insert(table string, before, after any) {
-	tx.changed = true
-	tx.undo = append(tx.undo, undo{table: table, before: before, after: after})
-	must(tx.batch.txn.Insert(table, after))
+// insert stores a row that is to be written. before is what has its key, or nil.
+func (tx *Tx) insert(before, after any) {
+	tx.put(before, after)
 	tx.batch.touch(after)
 }
 
-func (tx *Tx) delete(table string, obj any) {
+func (tx *Tx) put(before, after any) {
 	tx.changed = true
-	tx.undo = append(tx.undo, undo{table: table, before: obj})
-	must(tx.batch.txn.Delete(table, obj))
-	tx.batch.touch(obj)
+	tx.undo = append(tx.undo, undo{before: before, after: after})
+	tx.state.put(after)
+}
+
+func (tx *Tx) delete(row any) {
+	tx.changed = true
+	tx.undo = append(tx.undo, undo{before: row})
+	tx.state.remove(row)
+	tx.batch.touch(row)
 }
 
 // rollback undoes all writes of the request, the newest first.
 func (tx *Tx) rollback(mark mark) {
 	for _, u := range slices.Backward(tx.undo) {
 		if u.before != nil {
-			must(tx.batch.txn.Insert(u.table, u.before))
+			tx.state.put(u.before)
 		} else {
-			must(tx.batch.txn.Delete(u.table, u.after))
+			tx.state.remove(u.after)
 		}
 	}
 	tx.batch.truncate(mark)
@@ -290,6 +290,6 @@ func encode(m proto.Message) []byte {
 // must stops a batch whose program is wrong. The writer turns the panic into an error of that batch.
 func must(err error) {
 	if err != nil {
-		panic(fmt.Errorf("changing the state in memory: %w", err))
+		panic(fmt.Errorf("encoding an event: %w", err))
 	}
 }

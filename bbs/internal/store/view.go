@@ -1,11 +1,8 @@
 package store
 
 import (
-	"fmt"
 	"iter"
 	"time"
-
-	"github.com/hashicorp/go-memdb"
 
 	"diego.internal/bbs/internal/lrp"
 	"diego.internal/bbs/internal/task"
@@ -36,65 +33,59 @@ type Actual struct {
 }
 
 // records reads one state: that of a View, or of the batch that is being made.
-type records struct {
-	// txn returns the transaction to read in. A read transaction of memdb is not to be shared, so a
-	// View makes one for each call; a batch has one.
-	txn func() *memdb.Txn
-}
+type records struct{ state *state }
 
 // Desired returns a desired LRP, or nil.
-func (r records) Desired(guid string) *lrp.Desired {
-	d, _ := r.first(tableDesired, textKey(guid)).(*lrp.Desired)
-	return d
-}
+func (r records) Desired(guid string) *lrp.Desired { return r.state.desireds.get(keyOf(guid)) }
 
 // Task returns a task, or nil.
-func (r records) Task(guid string) *task.Task {
-	t, _ := r.first(tableTask, textKey(guid)).(*task.Task)
-	return t
-}
+func (r records) Task(guid string) *task.Task { return r.state.tasks.get(keyOf(guid)) }
 
 // Domain returns a domain, fresh or not, or nil.
-func (r records) Domain(name string) *lrp.Domain {
-	d, _ := r.first(tableDomain, textKey(name)).(*lrp.Domain)
-	return d
-}
+func (r records) Domain(name string) *lrp.Domain { return r.state.domains.get(keyOf(name)) }
 
 // Instance returns all records of one index.
 func (r records) Instance(key lrp.Key) lrp.Instance {
 	var instance lrp.Instance
-	for row := range r.rows(prefixOfID, actualIndexPrefix(key)) {
+	first := actualKeyOf(key, 0)
+	for row := range r.state.actuals.from(first, func(k actualKey) bool { return k.index == first.index && k.guid == first.guid }) {
 		instance.Set(row.Actual)
 	}
 	return instance
 }
 
-// actual returns one record, or nil.
-func (r records) actual(key lrp.Key, presence lrp.Presence) *actualRow {
-	row, _ := r.first(tableActual, actualRowKey(key, presence)).(*actualRow)
-	return row
-}
-
 // InstancesOf returns all records of one LRP in order.
 func (r records) InstancesOf(guid string) []*lrp.Actual {
 	var rows []*lrp.Actual
-	for row := range r.rows(prefixOfID, actualPrefix(guid)) {
+	for row := range r.rowsOf(guid) {
 		rows = append(rows, row.Actual)
 	}
 	return rows
 }
 
-// Records yields all records in order, without their encodings.
-func (r records) Records() iter.Seq[*lrp.Actual] { return r.plain(prefixOfID, nil) }
-
-// RecordsOnCell yields the records that a cell holds, in order, without their encodings.
-func (r records) RecordsOnCell(cell string) iter.Seq[*lrp.Actual] {
-	return r.plain(prefixOfCell, textKey(cell))
+func (r records) rowsOf(guid string) iter.Seq[*actualRow] {
+	first := actualKeyOf(lrp.Key{ProcessGUID: guid}, 0)
+	return r.state.actuals.from(first, func(k actualKey) bool { return k.guid == first.guid })
 }
 
-func (r records) plain(index string, prefix []byte) iter.Seq[*lrp.Actual] {
+func (r records) rowsOnCell(cell string) iter.Seq[*actualRow] {
+	return fromCell(r.state.actualsOnCell, onCellOf(cell, actualKey{}))
+}
+
+// fromCell yields the rows of one cell, given what comes before its first.
+func fromCell[K ordered[K], R any](rows tree[onCell[K], R], first onCell[K]) iter.Seq[*R] {
+	return rows.from(first, func(k onCell[K]) bool { return k.hash == first.hash && k.cell == first.cell })
+}
+
+// Records yields all records in order, without their encodings.
+func (r records) Records() iter.Seq[*lrp.Actual] { return plain(r.state.actuals.all()) }
+
+// RecordsOnCell yields the records that a cell holds, in order, without their encodings.
+func (r records) RecordsOnCell(cell string) iter.Seq[*lrp.Actual] { return plain(r.rowsOnCell(cell)) }
+
+func plain(rows iter.Seq[*actualRow]) iter.Seq[*lrp.Actual] {
 	return func(yield func(*lrp.Actual) bool) {
-		for row := range r.rows(index, prefix) {
+		for row := range rows {
 			if !yield(row.Actual) {
 				return
 			}
@@ -103,30 +94,17 @@ func (r records) plain(index string, prefix []byte) iter.Seq[*lrp.Actual] {
 }
 
 // Actuals yields all records in order.
-func (r records) Actuals() iter.Seq[Actual] { return r.actuals(prefixOfID, nil) }
+func (r records) Actuals() iter.Seq[Actual] { return encoded(r.state.actuals.all()) }
 
 // ActualsOf yields the records of one LRP in order.
-func (r records) ActualsOf(guid string) iter.Seq[Actual] {
-	return r.actuals(prefixOfID, actualPrefix(guid))
-}
+func (r records) ActualsOf(guid string) iter.Seq[Actual] { return encoded(r.rowsOf(guid)) }
 
 // ActualsOnCell yields the records that a cell holds, in order.
-func (r records) ActualsOnCell(cell string) iter.Seq[Actual] {
-	return r.actuals(prefixOfCell, textKey(cell))
-}
+func (r records) ActualsOnCell(cell string) iter.Seq[Actual] { return encoded(r.rowsOnCell(cell)) }
 
-// CellHolds reports whether a cell holds an instance of an LRP.
-func (r records) CellHolds(cell, guid string) bool {
-	prefix := append(textKey(cell), actualPrefix(guid)...)
-	for range r.rows(prefixOfCell, prefix) {
-		return true
-	}
-	return false
-}
-
-func (r records) actuals(index string, prefix []byte) iter.Seq[Actual] {
+func encoded(rows iter.Seq[*actualRow]) iter.Seq[Actual] {
 	return func(yield func(Actual) bool) {
-		for row := range r.rows(index, prefix) {
+		for row := range rows {
 			if !yield(Actual{Actual: row.Actual, Encoded: row.encoded}) {
 				return
 			}
@@ -134,58 +112,30 @@ func (r records) actuals(index string, prefix []byte) iter.Seq[Actual] {
 	}
 }
 
-// Desireds yields all desired LRPs in order.
-func (r records) Desireds() iter.Seq[*lrp.Desired] {
-	return objects[*lrp.Desired](r, tableDesired, prefixOfID, nil)
+// CellHolds reports whether a cell holds an instance of an LRP.
+func (r records) CellHolds(cell, guid string) bool {
+	first := onCellOf(cell, actualKeyOf(lrp.Key{ProcessGUID: guid}, 0))
+	for range r.state.actualsOnCell.from(first, func(k onCell[actualKey]) bool { return k.cell == cell && k.key.guid == first.key.guid }) {
+		return true
+	}
+	return false
 }
+
+// Desireds yields all desired LRPs in order.
+func (r records) Desireds() iter.Seq[*lrp.Desired] { return r.state.desireds.all() }
 
 // DesiredsWithPrefix yields the desired LRPs whose guid begins with prefix, in order.
 func (r records) DesiredsWithPrefix(prefix string) iter.Seq[*lrp.Desired] {
-	return objects[*lrp.Desired](r, tableDesired, prefixOfID, []byte(prefix))
+	return r.state.desireds.from(keyOf(prefix), func(k textKey) bool { return k.hasPrefix(prefix) })
 }
 
 // Tasks yields all tasks in order.
-func (r records) Tasks() iter.Seq[*task.Task] {
-	return objects[*task.Task](r, tableTask, prefixOfID, nil)
-}
+func (r records) Tasks() iter.Seq[*task.Task] { return r.state.tasks.all() }
 
 // TasksOnCell yields the tasks that a cell runs, in order.
 func (r records) TasksOnCell(cell string) iter.Seq[*task.Task] {
-	return objects[*task.Task](r, tableTask, prefixOfCell, textKey(cell))
+	return fromCell(r.state.tasksOnCell, onCellOf(cell, textKey{}))
 }
 
 // Domains yields all domains, fresh or not, in order.
-func (r records) Domains() iter.Seq[*lrp.Domain] {
-	return objects[*lrp.Domain](r, tableDomain, prefixOfID, nil)
-}
-
-func (r records) rows(index string, prefix []byte) iter.Seq[*actualRow] {
-	return objects[*actualRow](r, tableActual, index, prefix)
-}
-
-func (r records) first(table string, key []byte) any {
-	obj, err := r.txn().First(table, indexID, key)
-	if err != nil {
-		// Only a wrong table or index name, which no data can bring about.
-		panic(fmt.Sprintf("reading table %s in memory: %v", table, err))
-	}
-	return obj
-}
-
-// objects yields what one index of one table has below a prefix; an empty one means all.
-func objects[T any](r records, table, index string, prefix []byte) iter.Seq[T] {
-	return func(yield func(T) bool) {
-		if prefix == nil {
-			prefix = []byte{}
-		}
-		found, err := r.txn().Get(table, index, prefix)
-		if err != nil {
-			panic(fmt.Sprintf("reading table %s in memory: %v", table, err))
-		}
-		for obj := found.Next(); obj != nil; obj = found.Next() {
-			if t, ok := obj.(T); !ok || !yield(t) {
-				return
-			}
-		}
-	}
-}
+func (r records) Domains() iter.Seq[*lrp.Domain] { return r.state.domains.all() }

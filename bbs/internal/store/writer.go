@@ -119,8 +119,7 @@ type outcome struct {
 func (w *writer) commitSome(ctx context.Context, requests []*request) ([]*request, error) {
 	started := time.Now()
 	before := w.view.Load()
-	txn := w.state.Txn(true)
-	b := newBatch(txn, w.epoch, before.revision+1, w.cfg.Clock())
+	b := newBatch(w.state.copy(), w.epoch, before.revision+1, w.cfg.Clock())
 
 	outcomes := make([]outcome, 0, len(requests))
 	changed := false
@@ -139,7 +138,6 @@ func (w *writer) commitSome(ctx context.Context, requests []*request) ([]*reques
 		outcomes = append(outcomes, outcome{r, err})
 	}
 	if !changed {
-		txn.Abort()
 		answerAll(outcomes, before.revision)
 		return requests, nil
 	}
@@ -154,18 +152,16 @@ func (w *writer) commitSome(ctx context.Context, requests []*request) ([]*reques
 	case errors.Is(err, errUncertain):
 		return w.afterOutage(ctx, b, &content, outcomes, requests)
 	case errors.Is(err, ErrFenced):
-		txn.Abort()
 		answer(taken(outcomes), result{err: ErrFenced})
 		return requests, err
 	default:
-		txn.Abort()
 		return w.afterRefusal(ctx, outcomes, requests, err)
 	}
 }
 
 // finish makes a committed batch the newest state and answers.
 func (w *writer) finish(b *batch, content *changes, outcomes []outcome) {
-	b.txn.Commit()
+	w.state = b.state
 	w.definitions.forget(content)
 	w.publish(w.snapshot(b.revision, b.at), &watch.Batch{Revision: b.revision, At: b.at, Events: b.events})
 	if w.cfg.OnCommit != nil {
