@@ -93,9 +93,8 @@ func (s *Store) schemaFits(ctx context.Context) (bool, error) {
 		return false, err
 	}
 	fits := versions.Current == schema.Built()
-	if !versions.ChangedAt.Equal(s.schemaAt) || !fits {
+	if !fits || !versions.ChangedAt.Equal(s.schemaAt) {
 		s.view.Store(nil)
-		s.schemaAt = versions.ChangedAt
 	}
 	if !fits {
 		s.standbyWaits(ctx, waitingForSchema(versions))

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"diego.internal/bbs/internal/lrp"
+	"diego.internal/bbs/internal/schema"
 	"diego.internal/bbs/internal/seal"
 	"diego.internal/bbs/internal/task"
 	"diego.internal/bbs/internal/wire"
@@ -53,6 +54,11 @@ func (s *Store) raiseEpoch(ctx context.Context) (epoch, revision int64, err erro
 		if err != nil {
 			return err
 		}
+		if versions, err := schema.Read(ctx, tx); err != nil {
+			return err
+		} else if !versions.ChangedAt.Equal(s.schemaAt) {
+			s.view.Store(nil) // a migration changes rows without telling the log
+		}
 		labels, err := readLabels(ctx, tx)
 		if err != nil {
 			return err
@@ -93,11 +99,16 @@ func (s *Store) Load(ctx context.Context) error {
 	l := &loader{keys: s.keys, state: newState()}
 	var epoch, revision int64
 	var tip batchID
+	var schemaAt time.Time
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		if err := tx.QueryRow(ctx, `select epoch, revision from bbs_state`).Scan(&epoch, &revision); err != nil {
 			return fmt.Errorf("reading the revision: %w", err)
 		}
-		var err error
+		versions, err := schema.Read(ctx, tx)
+		if err != nil {
+			return err
+		}
+		schemaAt = versions.ChangedAt
 		if tip, err = idOf(ctx, tx, revision); err != nil {
 			return err
 		}
@@ -114,7 +125,7 @@ func (s *Store) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the state: %w", err)
 	}
-	s.state, s.tip = l.state, tip
+	s.state, s.tip, s.schemaAt = l.state, tip, schemaAt
 	s.quarantine.replace(l.bad)
 	s.watch.Reset(unsigned(revision))
 	s.publish(s.snapshot(unsigned(revision), s.cfg.Clock()), nil)

@@ -156,7 +156,7 @@ type Store struct {
 	tip    batchID
 	epoch  int64
 	holder [16]byte
-	// schemaAt is when the tables that a standby follows got their version.
+	// schemaAt is when the tables that were loaded got their version.
 	schemaAt time.Time
 }
 
