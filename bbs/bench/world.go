@@ -22,6 +22,7 @@ import (
 	bbsv1 "diego.internal/proto/bbs/v1"
 	locketv1 "diego.internal/proto/locket/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/servicekit/codec"
 	"diego.internal/servicekit/grpcserver"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/mtls/authority"
@@ -121,7 +122,8 @@ func (w *world) dial(ctx context.Context, role, name, server, address string) (*
 	}
 	conn, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(credentials.NewTLS(source.ClientConfig(mtls.Peer{Role: server}))),
-		grpc.WithDisableServiceConfig(), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(grpcserver.MaxMessage)),
+		grpc.WithDisableServiceConfig(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(grpcserver.MaxMessage), grpc.ForceCodecV2(codec.New())),
 		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(4<<20),
 		grpc.WithReadBufferSize(8<<10), grpc.WithWriteBufferSize(8<<10))
 	if err != nil {

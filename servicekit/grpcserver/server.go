@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
+	"diego.internal/servicekit/codec"
 	"diego.internal/servicekit/config"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/telemetry"
@@ -137,6 +138,7 @@ func (s *Server) options(source *mtls.Source) []grpc.ServerOption {
 		grpc.Creds(newCredentials(source, s.tel.Log, s.metrics)),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
+		grpc.ForceServerCodecV2(codec.New()),
 		grpc.MaxRecvMsgSize(MaxMessage),
 		grpc.MaxSendMsgSize(MaxMessage),
 		grpc.MaxConcurrentStreams(maxStreams),

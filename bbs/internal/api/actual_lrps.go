@@ -30,9 +30,10 @@ func (l *actualLRPs) ListActualLRPs(req *bbsv1.ListActualLRPsRequest, stream grp
 	if err != nil {
 		return err
 	}
-	out := &chunks{field: 1, send: func(raw []byte) error {
-		return stream.Send(splice(&bbsv1.ListActualLRPsResponse{Revision: view.Revision()}, raw))
-	}}
+	out, err := newChunks(stream, &bbsv1.ListActualLRPsResponse{Revision: view.Revision()})
+	if err != nil {
+		return err
+	}
 	filter := actualFilter{req: req, cell: cell}
 	for row := range filter.candidates(view) {
 		if filter.passes(row.Actual) {

@@ -235,9 +235,10 @@ func (d *desiredLRPs) ListDesiredLRPs(req *bbsv1.ListDesiredLRPsRequest, stream 
 	if err != nil {
 		return err
 	}
-	out := &chunks{field: 1, send: func(raw []byte) error {
-		return stream.Send(splice(&bbsv1.ListDesiredLRPsResponse{Revision: view.Revision()}, raw))
-	}}
+	out, err := newChunks(stream, &bbsv1.ListDesiredLRPsResponse{Revision: view.Revision()})
+	if err != nil {
+		return err
+	}
 	for group := range slicesOf(selectDesireds(view, req.GetFilter()), definitionsAtOnce) {
 		var defs map[string]*workloadv1.LRPDefinition
 		if req.GetIncludeDefinition() {
@@ -305,11 +306,12 @@ func (d *desiredLRPs) ListSchedulingInfos(req *bbsv1.ListSchedulingInfosRequest,
 	if err != nil {
 		return err
 	}
-	out := &chunks{field: 1, send: func(raw []byte) error {
-		return stream.Send(splice(&bbsv1.ListSchedulingInfosResponse{Revision: view.Revision()}, raw))
-	}}
+	out, err := newChunks(stream, &bbsv1.ListSchedulingInfosResponse{Revision: view.Revision()})
+	if err != nil {
+		return err
+	}
 	for row := range selectDesireds(view, req.GetFilter()) {
-		if err := out.addEncoded(func(b []byte) []byte { return wire.AppendSchedulingInfo(b, row) }); err != nil {
+		if err := out.add(row.Encoded); err != nil {
 			return err
 		}
 	}
@@ -321,11 +323,12 @@ func (d *desiredLRPs) ListRoutingInfos(req *bbsv1.ListRoutingInfosRequest, strea
 	if err != nil {
 		return err
 	}
-	out := &chunks{field: 1, send: func(raw []byte) error {
-		return stream.Send(splice(&bbsv1.ListRoutingInfosResponse{Revision: view.Revision()}, raw))
-	}}
+	out, err := newChunks(stream, &bbsv1.ListRoutingInfosResponse{Revision: view.Revision()})
+	if err != nil {
+		return err
+	}
 	for row := range selectDesireds(view, req.GetFilter()) {
-		if err := out.addEncoded(func(b []byte) []byte { return wire.AppendRoutingInfo(b, row) }); err != nil {
+		if err := out.addEncoded(len(row.Encoded), func(b []byte) []byte { return wire.AppendRoutingInfo(b, row) }); err != nil {
 			return err
 		}
 	}

@@ -76,9 +76,10 @@ func (m *maintenance) ListQuarantinedRecords(_ *bbsv1.ListQuarantinedRecordsRequ
 	if err != nil {
 		return err
 	}
-	out := &chunks{field: 1, send: func(raw []byte) error {
-		return stream.Send(splice(&bbsv1.ListQuarantinedRecordsResponse{}, raw))
-	}}
+	out, err := newChunks(stream, &bbsv1.ListQuarantinedRecordsResponse{})
+	if err != nil {
+		return err
+	}
 	for _, r := range records {
 		err := out.addMessage(&bbsv1.QuarantinedRecord{Table: r.Table, Key: r.Key, Problem: r.Problem, FoundAt: timestamppb.New(r.FoundAt)})
 		if err != nil {

@@ -85,13 +85,14 @@ func (p *placement) ListUnplaced(_ *bbsv1.ListUnplacedRequest, stream grpc.Serve
 	if err != nil {
 		return err
 	}
-	lrps := &chunks{field: 1, send: func(raw []byte) error {
-		return stream.Send(splice(&bbsv1.ListUnplacedResponse{Revision: view.Revision()}, raw))
-	}}
+	lrps, err := newChunks(stream, &bbsv1.ListUnplacedResponse{Revision: view.Revision()})
+	if err != nil {
+		return err
+	}
 	if err := unplacedLRPs(view, lrps); err != nil {
 		return err
 	}
-	tasks := &chunks{field: 2, send: lrps.send, sent: true}
+	tasks := &chunks{stream: stream, field: 2, head: lrps.head, sent: true}
 	for t := range view.Tasks() {
 		if t.State != task.Pending {
 			continue

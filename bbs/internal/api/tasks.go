@@ -90,9 +90,10 @@ func (t *tasks) ListTasks(req *bbsv1.ListTasksRequest, stream grpc.ServerStreami
 	if cell != "" {
 		list = view.TasksOnCell(cell)
 	}
-	out := &chunks{field: 1, send: func(raw []byte) error {
-		return stream.Send(splice(&bbsv1.ListTasksResponse{Revision: view.Revision()}, raw))
-	}}
+	out, err := newChunks(stream, &bbsv1.ListTasksResponse{Revision: view.Revision()})
+	if err != nil {
+		return err
+	}
 	for row := range list {
 		if req.GetDomain() != "" && row.Domain != req.GetDomain() ||
 			len(req.GetStates()) > 0 && !slices.Contains(req.GetStates(), wire.TaskState(row.State)) {

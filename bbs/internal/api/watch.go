@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"diego.internal/bbs/internal/lrp"
@@ -139,7 +140,7 @@ func (f *follower) bookmark(revision uint64) error {
 
 func (f *follower) changes(batch *watch.Batch) error {
 	for _, message := range batch.Messages(&f.filter) {
-		if err := f.stream.Send(splice(&bbsv1.WatchResponse{}, message)); err != nil {
+		if err := f.stream.SendMsg(encoded{mem.SliceBuffer(message)}); err != nil {
 			return err
 		}
 	}
@@ -176,10 +177,7 @@ func (f *follower) snapshot(view *store.View, reason bbsv1.WatchResponse_Reason)
 			continue
 		}
 		// sent: an empty part needs no chunk.
-		out := &chunks{field: part.field, sent: true, send: func(raw []byte) error {
-			wrapped := protowire.AppendTag(make([]byte, 0, len(raw)+16), responseSnapshotChunk, protowire.BytesType)
-			return f.stream.Send(splice(&bbsv1.WatchResponse{}, protowire.AppendBytes(wrapped, raw)))
-		}}
+		out := &chunks{stream: f.stream, field: part.field, wrap: responseSnapshotChunk, sent: true}
 		if err := part.send(view, out); err != nil {
 			return err
 		}
@@ -217,7 +215,7 @@ func (f *follower) snapshotDesireds(view *store.View, out *chunks) error {
 		if d == nil || !f.wanted(d.ProcessGUID, d.Domain) {
 			return nil
 		}
-		return out.addEncoded(func(b []byte) []byte { return wire.AppendSchedulingInfo(b, d) })
+		return out.add(d.Encoded)
 	}
 	if f.filter.CellID == "" {
 		for d := range view.Desireds() {

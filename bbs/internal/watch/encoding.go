@@ -9,8 +9,8 @@ import (
 )
 
 // maxMessage bounds the size of one message, softly: a batch whose events exceed it is sent in several. With what
-// surrounds the events it stays below 32 KiB, because gRPC copies each message for each watcher into a pooled buffer, and
-// the next size of those is 1 MiB.
+// surrounds the events it stays below 32 KiB, because gRPC of a reader gathers each message in a pooled buffer, and the next
+// size of those is 1 MiB.
 const maxMessage = 31 << 10
 
 // Fields of bbs.v1.WatchResponse and its Changes.
