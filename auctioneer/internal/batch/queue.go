@@ -29,6 +29,8 @@ type Queue struct {
 	waiting map[work.Key]*work.Work
 	held    map[work.Key]*work.Work // waits for starts to finish
 	taken   map[work.Key]*work.Work // is being placed
+	// placed is what was placed while work is recovered; nil at other times.
+	placed map[work.Key]bool
 }
 
 // NewQueue makes a queue for at most limit pieces of work.
@@ -48,6 +50,36 @@ func (q *Queue) Add(works []*work.Work) error {
 	}
 	for _, w := range works {
 		q.put(w)
+	}
+	q.wake()
+	return nil
+}
+
+// recover begins a recovery: until the function that it returns is called, the queue
+// remembers what is placed.
+func (q *Queue) recover() (end func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.placed = map[work.Key]bool{}
+	return func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.placed = nil
+	}
+}
+
+// addRecovered queues work of a list that was true when the recovery began or later: what
+// was placed or is being placed since is not wanted again. It takes all or nothing.
+func (q *Queue) addRecovered(works []*work.Work) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err := q.fits(len(works)); err != nil {
+		return err
+	}
+	for _, w := range works {
+		if key := w.Key(); !q.placed[key] && q.taken[key] == nil {
+			q.put(w)
+		}
 	}
 	q.wake()
 	return nil
@@ -136,6 +168,9 @@ func (q *Queue) Placed(w *work.Work) {
 	defer q.mu.Unlock()
 	key := w.Key()
 	delete(q.taken, key)
+	if q.placed != nil {
+		q.placed[key] = true
+	}
 	if again := q.waiting[key]; again != nil && again.Same(w) {
 		delete(q.waiting, key)
 	}

@@ -84,6 +84,21 @@ func TestQueue(t *testing.T) {
 			require.Equal(t, []*work.Work{again}, q.Take(true))
 			require.Equal(t, [3]int{0, 0, 1}, lengths(q))
 		},
+		"a recovery brings back nothing that was placed meanwhile": func(t *testing.T, q *Queue) {
+			t.Helper()
+			end := q.recover()
+			placed, taken, fresh := instance(t, 1, 10), instance(t, 1, 10), instance(t, 1, 10)
+			taken.Index, fresh.Index = 1, 2
+			add(t, q, placed)
+			add(t, q, taken)
+			q.Take(false)
+			q.Placed(placed)
+			require.NoError(t, q.addRecovered([]*work.Work{instance(t, 1, 20), taken, fresh}))
+			require.Equal(t, []*work.Work{fresh}, q.Take(false))
+			end()
+			add(t, q, instance(t, 1, 30))
+			require.Len(t, q.Take(false), 1, "a request is another matter")
+		},
 		"work is found wherever it is": func(t *testing.T, q *Queue) {
 			t.Helper()
 			w := add(t, q, instance(t, 1, 10))

@@ -23,12 +23,14 @@ type Unplaced interface {
 // Recover queues everything that the BBS says is waiting: what the auctioneer before
 // had accepted and not placed. It tries until it succeeds or ctx ends.
 func Recover(ctx context.Context, bbs Unplaced, queue *Queue, log *slog.Logger) error {
+	// Requests come in meanwhile, and a list may be older than what became of them.
+	defer queue.recover()()
 	pause := backoff.NewExponentialBackOff()
 	pause.MaxInterval = maxPause
 	for {
 		found, err := recoverOnce(ctx, bbs, queue, log)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // asked to stop
+			return nil // asked to stop
 		}
 		if err == nil {
 			log.InfoContext(ctx, "waiting-work-recovered", "items", found)
@@ -62,7 +64,7 @@ func recoverOnce(ctx context.Context, bbs Unplaced, queue *Queue, log *slog.Logg
 		if bad > 0 {
 			log.WarnContext(ctx, "waiting-work-is-invalid", "items", bad)
 		}
-		if err := queue.Add(works); err != nil {
+		if err := queue.addRecovered(works); err != nil {
 			return found, fmt.Errorf("queueing waiting work: %w", err)
 		}
 		found += len(works)

@@ -25,8 +25,10 @@ type BBS struct {
 	Failures map[string]string
 	// Rejections are all reasons by task guid.
 	Rejections map[string][]string
-	// Unplaced is what ListUnplaced answers.
+	// Unplaced is what ListUnplaced answers, unless Waiting is set.
 	Unplaced *bbsv1.ListUnplacedResponse
+	// Waiting makes the answer of ListUnplaced.
+	Waiting func() *bbsv1.ListUnplacedResponse
 	// Fail is the answer to every call, if set.
 	Fail error
 	// reports counts calls that report refusals.
@@ -111,6 +113,9 @@ func (b *BBS) ListUnplaced(_ *bbsv1.ListUnplacedRequest, stream grpc.ServerStrea
 	defer b.mu.Unlock()
 	if b.Fail != nil {
 		return b.Fail
+	}
+	if b.Waiting != nil {
+		return stream.Send(b.Waiting())
 	}
 	if b.Unplaced == nil {
 		return nil

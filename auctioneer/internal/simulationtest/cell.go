@@ -2,9 +2,12 @@ package simulationtest
 
 import (
 	"context"
+	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	repv1 "diego.internal/proto/rep/v1"
@@ -26,6 +29,29 @@ type Cell struct {
 
 	onState   func(ctx context.Context) error
 	onPerform func(ctx context.Context, perform func()) error
+}
+
+// NewCell makes a standard cell that no server stands for; Client talks to it.
+func NewCell(id, zone string, index int) *Cell { return newCell(id, zone, index) }
+
+// Client talks to the cell without a connection.
+func (c *Cell) Client() repv1.AuctionClient { return direct{c} }
+
+type direct struct{ cell *Cell }
+
+func (d direct) State(ctx context.Context, in *repv1.StateRequest, _ ...grpc.CallOption) (*repv1.StateResponse, error) {
+	return d.cell.State(ctx, in)
+}
+
+func (d direct) Perform(ctx context.Context, in *repv1.PerformRequest, _ ...grpc.CallOption) (*repv1.PerformResponse, error) {
+	return d.cell.Perform(ctx, in)
+}
+
+// Free returns what is neither reserved nor used.
+func (c *Cell) Free() *workloadv1.CellCapacity {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return proto.CloneOf(c.state.GetAvailableResources())
 }
 
 // newCell has 100 MB of memory, 100 MB of disk and 100 containers.
@@ -70,6 +96,24 @@ func (c *Cell) Holds() (lrps, tasks int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.lrps), len(c.tasks)
+}
+
+// Instances returns the instances on the cell as "guid.index".
+func (c *Cell) Instances() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for l := range maps.Values(c.lrps) {
+		out = append(out, fmt.Sprintf("%s.%d", l.GetKey().GetProcessGuid(), l.GetKey().GetIndex()))
+	}
+	return out
+}
+
+// Tasks returns the guids of the tasks on the cell.
+func (c *Cell) Tasks() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.tasks))
 }
 
 // Calls returns how often State and Perform were called.

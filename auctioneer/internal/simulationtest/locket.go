@@ -32,6 +32,13 @@ func (l *Locket) Owner(key string) string {
 	return l.locks[key].GetClaim().GetOwner()
 }
 
+// Expire ends a lock, as time does for a holder that is dead.
+func (l *Locket) Expire(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.locks, key)
+}
+
 // Steal gives a lock to somebody else.
 func (l *Locket) Steal(key, owner string) {
 	l.mu.Lock()
