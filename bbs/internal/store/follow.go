@@ -55,9 +55,11 @@ func (s *Store) followOnce(ctx context.Context) error {
 	if s.view.Load() == nil {
 		return s.standbyLoads(ctx)
 	}
-	if s.reload.Swap(false) {
+	if s.reload.Load() {
 		s.metrics.reloads.Inc()
-		return s.standbyLoads(ctx)
+		err := s.standbyLoads(ctx)
+		s.reload.Store(err != nil) // not before the end: nothing is compared until then
+		return err
 	}
 	err := s.follow(ctx, math.MaxUint64)
 	switch {

@@ -65,7 +65,8 @@ func sealedColumns() []sealedColumn {
 		single("desired_lrps", "process_guid", "client_data", placeOfClientData),
 		single("tasks", "guid", "result", placeOfResult),
 		{
-			table: "batch_log", column: "changes", key: "revision::text, ''", order: "revision", after: "revision > $1::text::bigint and $2 = ''",
+			// The name alone would be the text, and 10 before 2.
+			table: "batch_log", column: "changes", key: "revision::text, ''", order: "batch_log.revision", after: "revision > $1::text::bigint and $2 = ''",
 			match: "t.revision = u.a::bigint", first: "0", place: func(a, _ string) seal.Place { return placeOfBatchText(a) },
 		},
 	}
@@ -114,14 +115,14 @@ func (s *Store) rotateOnce(ctx context.Context) (again bool, err error) {
 		return false, err
 	}
 	if len(old) == 0 {
-		s.rotation.set(true, map[string]int{}, map[string]int{})
+		s.rotation.set(map[string]int{}, map[string]int{})
 		return false, nil
 	}
 	left, err := s.countOld(ctx)
 	if err != nil {
 		return false, err
 	}
-	s.rotation.set(true, left, map[string]int{})
+	s.rotation.set(left, map[string]int{})
 	started := time.Now()
 	s.log.InfoContext(ctx, "key-rotation-started", "active_key", s.keys.Active(), "old_keys", old, "values", left)
 	conflicts, moved := 0, 0

@@ -29,10 +29,11 @@ type rotation struct {
 	unreadable map[string]int
 }
 
-func (r *rotation) set(known bool, left, unreadable map[string]int) {
+// set replaces what is known.
+func (r *rotation) set(left, unreadable map[string]int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.known, r.left, r.unreadable = known, left, unreadable
+	r.known, r.left, r.unreadable = true, left, unreadable
 }
 
 // done takes away from what is left.
