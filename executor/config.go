@@ -68,6 +68,11 @@ type Config struct {
 	CPUShares uint64 `yaml:"cpu_shares"`
 	// GraceTime is the time from SIGTERM to SIGKILL. Default and minimum 10 s.
 	GraceTime time.Duration `yaml:"grace_time"`
+	// DrainTime is how long a container that routers may send to runs on after it was told to stop: it is no longer
+	// routable then, and that has to reach them first. Default 1 s; negative: none.
+	DrainTime time.Duration `yaml:"drain_time"`
+	// PostSetup is run in every container between its setup and its action; without a path nothing is.
+	PostSetup Hook `yaml:"post_setup"`
 	// ReservedExpiration is how long a reservation may wait for run information. Default 1 min.
 	ReservedExpiration time.Duration `yaml:"reserved_expiration"`
 	// ReapInterval is the pause between comparisons of records and engine. Default 1 min.
@@ -104,6 +109,22 @@ type Config struct {
 	TrustedCertificates string `yaml:"trusted_certificates"`
 }
 
+// Hook is a process of the cell in a container.
+type Hook struct {
+	// Path and Args of the process, User a name of the container's passwd.
+	Path string   `yaml:"path"`
+	Args []string `yaml:"args"`
+	User string   `yaml:"user"`
+}
+
+// Validate checks that a hook has a user.
+func (h *Hook) Validate() error {
+	if h.Path != "" && h.User == "" {
+		return errors.New("a post-setup hook needs a user")
+	}
+	return nil
+}
+
 // SetDefaults fills every field that is zero and has a default.
 func (c *Config) SetDefaults() {
 	def(&c.OwnerName, "executor")
@@ -117,6 +138,7 @@ func (c *Config) SetDefaults() {
 	def(&c.Uploads, 5)
 	def(&c.CPUShares, 1024)
 	def(&c.GraceTime, 10*time.Second)
+	def(&c.DrainTime, time.Second)
 	def(&c.ReservedExpiration, time.Minute)
 	def(&c.ReapInterval, time.Minute)
 	def(&c.EngineCheckInterval, 30*time.Second)

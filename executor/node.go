@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"diego.internal/executor/container"
 	"diego.internal/executor/logs"
@@ -31,6 +32,8 @@ type node struct {
 	journal  journal
 	progress *progress
 	sink     *logs.Sink
+	// draining says that the stop has been noted and comes when routers have been told.
+	draining bool
 	// ready says what the readiness checks found; it becomes Routable while running.
 	ready bool
 	// cancel ends the life, and done is closed after it has; both are nil while reserved.
@@ -170,26 +173,46 @@ func shorten(reason string) string {
 	return reason
 }
 
-// stop asks for the end for one of the causes above.
+// stop asks for the end for one of the causes above. Who must be drained first ends a little later.
 func (n *node) stop(cause error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.record.State == container.StateCompleted {
 		return
 	}
-	if errors.Is(cause, errStopped) && !n.record.Result.Stopped {
-		n.record = n.record.StopRequested()
-		if n.sink != nil {
-			n.sink.Platform(logs.Out, fmt.Sprintf("Cell %s stopping instance %s", n.client.cfg.CellID, n.guid))
+	drain := time.Duration(0)
+	if errors.Is(cause, errStopped) {
+		if n.draining {
+			return
 		}
-		n.saveLocked()
+		drain = n.noteStopLocked()
 	}
-	if n.cancel != nil {
+	switch {
+	case n.cancel == nil:
+		n.record = n.record.Completed(true, "stopped-before-running", false)
+		n.client.events.emit(EventComplete, n.record)
+	case drain > 0:
+		n.draining = true
+		n.client.events.emit(EventRunning, n.record)
+		cancel := n.cancel
+		time.AfterFunc(drain, func() { cancel(cause) })
+	default:
 		n.cancel(cause)
-		return
 	}
-	n.record = n.record.Completed(true, "stopped-before-running", false)
-	n.client.events.emit(EventComplete, n.record)
+}
+
+// noteStopLocked notes the first order to stop and returns how long routers are to be given.
+func (n *node) noteStopLocked() (drain time.Duration) {
+	if n.record.Result.Stopped {
+		return 0
+	}
+	if n.record.Routable && len(n.record.Net.Ports) > 0 {
+		drain = n.client.cfg.DrainTime
+	}
+	n.record = n.record.StopRequested()
+	n.platform(logs.Out, "Cell %s stopping instance %s", n.client.cfg.CellID, n.guid)
+	n.saveLocked()
+	return drain
 }
 
 // expire ends a reservation that nobody made use of.

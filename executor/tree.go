@@ -21,6 +21,7 @@ const (
 	placeSetup   = "setup"
 	placeAction  = "action"
 	placeSidecar = "sidecar"
+	placeHook    = "post-setup"
 	placeMonitor = "monitor"
 )
 
@@ -52,7 +53,7 @@ func (n *node) stepEnv(inside garden.Container, record container.Record) *step.E
 		Dial:         c.cfg.Dial,
 		HTTP:         c.http,
 		CheckTimeout: c.cfg.CheckTimeout,
-		GraceTime:    c.cfg.GraceTime,
+		GraceTime:    pick(record.RunInfo.GraceTime, c.cfg.GraceTime),
 		Detached:     c.detached,
 		Counters:     &c.counters.Steps,
 		Slog:         c.log,
@@ -90,10 +91,26 @@ func (n *node) tree(env *step.Env, record container.Record, resumed bool) step.S
 	// An action that ends cleanly has become a daemon only if somebody watches the daemon.
 	daemon := health != nil && len(info.Sidecars) == 0
 	longLived = step.Watched(longLived, daemon, watches...)
-	if info.Setup == nil || n.progress.Done(keySetupDone) {
-		return longLived
+	if setup := n.setup(env, info); setup != nil {
+		return step.Serial(n.noted(setup), longLived)
 	}
-	return step.Serial(n.noted(env.Build(*info.Setup, placeSetup)), longLived)
+	return longLived
+}
+
+// setup is the workload's own and then the cell's, or nil if there is none or it is behind us.
+func (n *node) setup(env *step.Env, info *container.RunInfo) step.Step {
+	var parts []step.Step
+	if info.Setup != nil {
+		parts = append(parts, env.Build(*info.Setup, placeSetup))
+	}
+	if hook := n.client.cfg.PostSetup; hook.Path != "" {
+		run := container.RunAction{Path: hook.Path, Args: hook.Args, User: hook.User, SuppressLogOutput: true}
+		parts = append(parts, env.Build(container.Action{Run: &run}, placeHook))
+	}
+	if len(parts) == 0 || n.progress.Done(keySetupDone) {
+		return nil
+	}
+	return step.Serial(parts...)
 }
 
 // noted remembers the success of a setup, so that it is not repeated after a restart of this process.

@@ -43,7 +43,10 @@ func openCell(ctx context.Context, engine containerd.Config, stateDir string) (*
 		return nil, err
 	}
 	c := &cell{
-		config:  executor.Config{CellID: engine.CellID, Engine: backend, Log: engine.Log, StateDir: stateDir, MemoryMB: 1 << 20, DiskMB: 1 << 20},
+		config: executor.Config{
+			CellID: engine.CellID, Engine: backend, Log: engine.Log, StateDir: stateDir, MemoryMB: 1 << 20, DiskMB: 1 << 20,
+			DrainTime: -1, // there are no routers to wait for, and a wait is no work
+		},
 		backend: backend,
 		waiting: make(map[string]chan executor.Container),
 	}

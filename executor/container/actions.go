@@ -43,6 +43,8 @@ type RunAction struct {
 	LogSource string `json:"log_source,omitempty"`
 	// SuppressLogOutput keeps the process's output and exit line out of the log.
 	SuppressLogOutput bool `json:"suppress_log_output,omitempty"`
+	// VolumeMountedFiles appear with those of the container; see RunInfo.Files.
+	VolumeMountedFiles []File `json:"volume_mounted_files,omitempty"`
 }
 
 // DownloadAction fetches a tar, tgz or zip and unpacks it in the container.

@@ -125,3 +125,34 @@ func TestActionValidate(t *testing.T) {
 		})
 	}
 }
+
+func TestRunInfoFiles(t *testing.T) {
+	t.Parallel()
+	run := func(files ...File) Action {
+		return Action{Run: &RunAction{Path: "/a", User: "u", VolumeMountedFiles: files}}
+	}
+	a, b := File{Path: "db/url", Content: "x"}, File{Path: "/db/password", Content: "y"}
+	tests := map[string]struct {
+		info    RunInfo
+		want    []File
+		wantErr string
+	}{
+		"none":                                  {info: RunInfo{Action: new(run())}},
+		"those of the container and of actions": {info: RunInfo{VolumeMountedFiles: []File{a}, Action: &Action{Try: &TryAction{Action: run(b)}}}, want: []File{a, b}},
+		"one of many owners is one file":        {info: RunInfo{VolumeMountedFiles: []File{a}, Action: new(run(File{Path: "/db/url", Content: "x"}))}, want: []File{a}},
+		"those of every part":                   {info: RunInfo{Setup: new(run(a)), Action: new(run()), Sidecars: []Sidecar{{Action: run(b)}}}, want: []File{a, b}},
+		"two that differ are refused":           {info: RunInfo{Action: new(run(a)), Monitor: new(run(File{Path: "db/url", Content: "z"}))}, wantErr: `two volume mounted files have the path "db/url"`},
+	}
+	for name, tc := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := tc.info.Files()
+			if tc.wantErr != "" {
+				require.EqualError(t, err, tc.wantErr)
+				return
+			}
+			require.NoError(t, err)
+			require.ElementsMatch(t, tc.want, got)
+		})
+	}
+}

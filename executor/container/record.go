@@ -121,22 +121,23 @@ func (r Record) Running(routable bool) (Record, error) {
 	if r.State != StateCreated {
 		return r, r.refuse(StateRunning)
 	}
-	r.State, r.Routable = StateRunning, routable
+	r.State, r.Routable = StateRunning, routable && !r.Result.Stopped
 	return r, nil
 }
 
-// WithRoutable changes the flag of a running container.
+// WithRoutable changes the flag of a running container. One that is to stop does not become routable any more.
 func (r Record) WithRoutable(routable bool) (Record, error) {
-	if r.State != StateRunning {
+	if r.State != StateRunning || routable && r.Result.Stopped {
 		return r, fmt.Errorf("changing routable of container %q in state %s: %w", r.GUID, r.State, ErrInvalidTransition)
 	}
 	r.Routable = routable
 	return r, nil
 }
 
-// StopRequested notes that somebody asked for the stop; the state changes when it has happened.
+// StopRequested notes that somebody asked for the stop. No more requests are to come, but the state changes only when it
+// has happened.
 func (r Record) StopRequested() Record {
-	r.Result.Stopped = true
+	r.Result.Stopped, r.Routable = true, false
 	return r
 }
 

@@ -3,6 +3,8 @@ package container
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -36,11 +38,13 @@ type RunInfo struct {
 	// StartTimeout is the time to become healthy; zero means no limit.
 	StartTimeout time.Duration `json:"start_timeout,omitempty"`
 	HealthTiming HealthTiming  `json:"health_timing,omitzero"`
+	// GraceTime is what processes have from SIGTERM to SIGKILL; nil means the cell's.
+	GraceTime *time.Duration `json:"grace_time,omitempty"`
 
 	EgressRules        []EgressRule       `json:"egress_rules,omitempty"`
 	NetworkProperties  map[string]string  `json:"network_properties,omitempty"`
 	CachedDependencies []CachedDependency `json:"cached_dependencies,omitempty"`
-	// VolumeMountedFiles appear read-only below /etc/cf-service-bindings.
+	// VolumeMountedFiles and those of all run actions appear read-only below /etc/cf-service-bindings.
 	VolumeMountedFiles []File `json:"volume_mounted_files,omitempty"`
 	// TrustedSystemCertificatesPath is where the cell's trusted certificates appear in the container; empty = nowhere.
 	TrustedSystemCertificatesPath string          `json:"trusted_system_certificates_path,omitempty"`
@@ -179,6 +183,9 @@ func (r *RunInfo) Validate() error {
 	if r.StartTimeout < 0 {
 		problems = append(problems, fmt.Errorf("start timeout %v is negative", r.StartTimeout))
 	}
+	if r.GraceTime != nil && *r.GraceTime < 0 {
+		problems = append(problems, fmt.Errorf("grace time %v is negative", *r.GraceTime))
+	}
 	for name, action := range map[string]*Action{"setup": r.Setup, "monitor": r.Monitor} {
 		if action != nil {
 			problems = append(problems, wrap(name, action.Validate()))
@@ -208,6 +215,44 @@ func (r *RunInfo) UniquePorts() []uint32 {
 		}
 	}
 	return ports
+}
+
+// Files returns the files that the container is to show: its own, then those of its run actions. It fails if two of one
+// path differ.
+func (r *RunInfo) Files() ([]File, error) {
+	files := slices.Clone(r.VolumeMountedFiles)
+	var add func(Action)
+	add = func(a Action) {
+		if a.Run != nil {
+			files = append(files, a.Run.VolumeMountedFiles...)
+		}
+		_, children := a.Children()
+		for _, child := range children {
+			add(child)
+		}
+	}
+	for _, action := range []*Action{r.Setup, r.Action, r.Monitor} {
+		if action != nil {
+			add(*action)
+		}
+	}
+	for _, sidecar := range r.Sidecars {
+		add(sidecar.Action)
+	}
+	contents := make(map[string]string, len(files))
+	unique := files[:0]
+	for _, file := range files {
+		path := strings.TrimPrefix(file.Path, "/")
+		content, known := contents[path]
+		if known && content != file.Content {
+			return nil, fmt.Errorf("two volume mounted files have the path %q", path)
+		}
+		if !known {
+			contents[path] = file.Content
+			unique = append(unique, file)
+		}
+	}
+	return unique, nil
 }
 
 // Problem says what is wrong with a check, or nil.

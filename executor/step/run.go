@@ -16,6 +16,8 @@ import (
 const (
 	// killTime is how long a process may take to go after SIGKILL.
 	killTime = time.Second
+	// signalTime bounds the delivery of a signal.
+	signalTime = 10 * time.Second
 	// startTime bounds the start of a process that was interrupted meanwhile.
 	startTime = time.Minute
 	// attachPause is the pause between attempts to take up a process while the engine does not answer.
@@ -263,7 +265,7 @@ func (p *process) await(over <-chan struct{}, limit time.Duration) bool {
 }
 
 func (p *process) signal(ctx context.Context, running garden.Process, signal garden.Signal) {
-	ctx, cancel := context.WithTimeout(ctx, p.env.GraceTime)
+	ctx, cancel := context.WithTimeout(ctx, signalTime)
 	defer cancel()
 	// A signal that fails is answered by the next one, and at last by the destruction of the container.
 	if err := running.Signal(ctx, signal); err != nil {

@@ -88,14 +88,15 @@ func actions(in []*workloadv1.Action) ([]executor.Action, error) {
 
 func runAction(in *workloadv1.RunAction) *executor.RunAction {
 	return &executor.RunAction{
-		Path:              in.GetPath(),
-		Args:              in.GetArgs(),
-		Dir:               in.GetDir(),
-		Env:               environment(in.GetEnv()),
-		User:              in.GetUser(),
-		Nofile:            nofile(in.GetResourceLimits()),
-		LogSource:         in.GetLogSource(),
-		SuppressLogOutput: in.GetSuppressLogOutput(),
+		Path:               in.GetPath(),
+		Args:               in.GetArgs(),
+		Dir:                in.GetDir(),
+		Env:                environment(in.GetEnv()),
+		User:               in.GetUser(),
+		Nofile:             nofile(in.GetResourceLimits()),
+		LogSource:          in.GetLogSource(),
+		SuppressLogOutput:  in.GetSuppressLogOutput(),
+		VolumeMountedFiles: files(in.GetVolumeMountedFiles()),
 	}
 }
 

@@ -30,6 +30,7 @@ func RunInfoForLRP(lrp *workloadv1.DesiredLRP, key *workloadv1.ActualLRPKey, ins
 	info.StartTimeout = definition.GetStartTimeout().AsDuration()
 	info.CheckDefinition = checkDefinition(definition.GetCheckDefinition())
 	info.HealthTiming = healthTiming(definition.GetHealthTiming())
+	info.GraceTime = optional(definition.GetGracefulShutdownInterval())
 	routes, err := InternalRoutes(lrp.GetRoutes())
 	if err != nil {
 		return executor.RunInfo{}, err
@@ -99,13 +100,19 @@ func containerInfo(c *workloadv1.ContainerSpec) (executor.RunInfo, error) {
 	if log := c.GetLog(); log != nil && log.RateLimitBytesPerSecond != nil {
 		info.LogRateLimit = log.GetRateLimitBytesPerSecond()
 	}
-	for _, file := range c.GetVolumeMountedFiles() {
-		info.VolumeMountedFiles = append(info.VolumeMountedFiles, executor.File{Path: file.GetPath(), Content: file.GetContent()})
-	}
+	info.VolumeMountedFiles = files(c.GetVolumeMountedFiles())
 	for _, rule := range c.GetEgressRules() {
 		info.EgressRules = append(info.EgressRules, egressRule(rule))
 	}
 	return info, nil
+}
+
+func files(in []*workloadv1.File) []executor.File {
+	var out []executor.File
+	for _, file := range in {
+		out = append(out, executor.File{Path: file.GetPath(), Content: file.GetContent()})
+	}
+	return out
 }
 
 func instanceEnvironment(index int, instanceGUID string) []executor.EnvVar {
@@ -217,18 +224,21 @@ func checks(in []*workloadv1.Check) []executor.Check {
 	return out
 }
 
-func healthTiming(in *workloadv1.HealthTiming) (out executor.HealthTiming) {
-	set := func(d *durationpb.Duration) *time.Duration {
-		if d == nil {
-			return nil
-		}
-		value := d.AsDuration()
-		return &value
+func healthTiming(in *workloadv1.HealthTiming) executor.HealthTiming {
+	return executor.HealthTiming{
+		InitialDelay:      optional(in.GetMonitorInitialDelay()),
+		UnhealthyInterval: optional(in.GetUnhealthyCheckInterval()),
+		HealthyInterval:   optional(in.GetHealthyCheckInterval()),
 	}
-	out.InitialDelay = set(in.GetMonitorInitialDelay())
-	out.UnhealthyInterval = set(in.GetUnhealthyCheckInterval())
-	out.HealthyInterval = set(in.GetHealthyCheckInterval())
-	return out
+}
+
+// optional is nil for a duration that is absent: the cell's own counts then, and zero is something else.
+func optional(d *durationpb.Duration) *time.Duration {
+	if d == nil {
+		return nil
+	}
+	value := d.AsDuration()
+	return &value
 }
 
 // MetricTags resolves the values that only an instance has. Tasks have no index: -1 leaves tags of it empty.

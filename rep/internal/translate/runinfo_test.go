@@ -17,11 +17,15 @@ func ms(n int) *durationpb.Duration { return durationpb.New(time.Duration(n) * t
 
 // run is an action with a path by which it is known again.
 func run(path string) *workloadv1.Action {
-	return &workloadv1.Action{Action: &workloadv1.Action_Run{Run: &workloadv1.RunAction{Path: path, User: "vcap"}}}
+	return &workloadv1.Action{Action: &workloadv1.Action_Run{Run: &workloadv1.RunAction{
+		Path: path, User: "vcap", VolumeMountedFiles: []*workloadv1.File{{Path: "service/" + path, Content: path}},
+	}}}
 }
 
 func ran(path string) executor.Action {
-	return executor.Action{Run: &executor.RunAction{Path: path, User: "vcap", Env: []executor.EnvVar{}}}
+	return executor.Action{Run: &executor.RunAction{
+		Path: path, User: "vcap", Env: []executor.EnvVar{}, VolumeMountedFiles: []executor.File{{Path: "service/" + path, Content: path}},
+	}}
 }
 
 // fullContainer has every field but volume mounts, which no cell can serve.
@@ -78,7 +82,7 @@ func fullLRP() *workloadv1.DesiredLRP {
 				ReadinessChecks: []*workloadv1.Check{{Check: &workloadv1.Check_HttpCheck{HttpCheck: &workloadv1.HTTPCheck{Port: 4, Path: "/", RequestTimeout: ms(5), Interval: ms(6)}}}},
 				LogSource:       "HEALTH",
 			},
-			StartTimeout: ms(7), Ports: []uint32{8080, 2222},
+			StartTimeout: ms(7), GracefulShutdownInterval: ms(12), Ports: []uint32{8080, 2222},
 			Sidecars:     []*workloadv1.Sidecar{{Action: run("sidecar"), MemoryMb: 8, DiskMb: 9}},
 			HealthTiming: &workloadv1.HealthTiming{MonitorInitialDelay: ms(10), UnhealthyCheckInterval: ms(11), HealthyCheckInterval: ms(0)},
 		},
@@ -86,7 +90,7 @@ func fullLRP() *workloadv1.DesiredLRP {
 }
 
 func fullRunInfo() executor.RunInfo {
-	delay, unhealthy, healthy := 10*time.Millisecond, 11*time.Millisecond, time.Duration(0)
+	delay, unhealthy, healthy, grace := 10*time.Millisecond, 11*time.Millisecond, time.Duration(0), 12*time.Millisecond
 	setup, main, monitor := ran("setup"), ran("main"), ran("monitor")
 	layers := executor.Action{Parallel: &executor.ParallelAction{Actions: []executor.Action{{Download: &executor.DownloadAction{
 		Artifact: "own", From: "https://d", To: "/d", User: "root", ChecksumAlgorithm: "sha256", ChecksumValue: "22",
@@ -111,6 +115,7 @@ func fullRunInfo() executor.RunInfo {
 			LogSource:       "HEALTH",
 		},
 		StartTimeout: 7 * time.Millisecond,
+		GraceTime:    &grace,
 		HealthTiming: executor.HealthTiming{InitialDelay: &delay, UnhealthyInterval: &unhealthy, HealthyInterval: &healthy},
 		EgressRules: []executor.EgressRule{
 			{Protocol: "tcp", Destinations: []string{"10.0.0.0/8"}, Ports: []uint32{80}, Log: true},
@@ -172,7 +177,7 @@ func TestRunInfoForTask(t *testing.T) {
 	want.LogConfig.Index, want.LogConfig.Tags = -1, map[string]string{"static": "s", "instance": "run"}
 	want.Setup = &want.Setup.Serial.Actions[0] // only the layers
 	want.Monitor, want.CheckDefinition, want.Sidecars, want.Ports, want.InternalRoutes = nil, nil, nil, nil, nil
-	want.StartTimeout, want.HealthTiming = 0, executor.HealthTiming{}
+	want.StartTimeout, want.HealthTiming, want.GraceTime = 0, executor.HealthTiming{}, nil
 	require.Empty(t, cmp.Diff(want, got))
 }
 
@@ -209,9 +214,11 @@ func TestAction(t *testing.T) {
 			&workloadv1.Action{Action: &workloadv1.Action_Run{Run: &workloadv1.RunAction{
 				Path: "p", Args: []string{"a"}, Dir: "d", Env: []*workloadv1.EnvironmentVariable{{Name: "n", Value: "v"}}, User: "u",
 				ResourceLimits: &workloadv1.ResourceLimits{Nofile: &nofile}, LogSource: "s", SuppressLogOutput: true,
+				VolumeMountedFiles: []*workloadv1.File{{Path: "f", Content: "c"}},
 			}}},
 			executor.Action{Run: &executor.RunAction{
 				Path: "p", Args: []string{"a"}, Dir: "d", Env: []executor.EnvVar{{Name: "n", Value: "v"}}, User: "u", Nofile: &nofile, LogSource: "s", SuppressLogOutput: true,
+				VolumeMountedFiles: []executor.File{{Path: "f", Content: "c"}},
 			}},
 		},
 		"download": {
