@@ -51,7 +51,7 @@ type Config struct {
 	UnregistrationInterval  time.Duration `yaml:"unregistration_interval"`
 	UnregistrationSendCount int           `yaml:"unregistration_send_count"`
 	// HandOver is how long an evacuated instance stays registered after its replacement became routable, so that routers
-	// have heard of that first. It must be shorter than the drain of the cells; default 1s.
+	// have heard of that first. It must be shorter than the drain_time of the cells (1s); default 500ms.
 	HandOver time.Duration `yaml:"hand_over"`
 }
 
@@ -73,7 +73,7 @@ func (c *Config) SetDefaults() {
 	c.SyncInterval, c.CommunicationTimeout, c.StreamSilence = time.Minute, 30*time.Second, 30*time.Second
 	c.EmissionInterval, c.JitterFactor = 20*time.Second, 0.2
 	c.UnregistrationInterval, c.UnregistrationSendCount = 30*time.Second, 20
-	c.HandOver = time.Second
+	c.HandOver = 500 * time.Millisecond
 	c.Lock.TTL = 15 * time.Second
 }
 
