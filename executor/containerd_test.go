@@ -60,7 +60,6 @@ func newMachine(t *testing.T) *machine {
 	m.config = containerd.Config{
 		Socket:        daemon.Address(),
 		StateFolder:   filepath.Join(dir, "garden"),
-		SharedFolder:  filepath.Join(dir, "shared"),
 		RootFS:        map[string]string{"busybox": rootfs},
 		NetworkPool:   netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(100 + pid%100), byte(pid / 100 % 64 * 4), 0}), 22),
 		HostPortFirst: uint16(61100 + pid%400*10),

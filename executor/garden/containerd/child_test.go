@@ -17,7 +17,6 @@ func child(folder string) int {
 	cfg := Config{
 		Socket:       os.Getenv(childSocket),
 		StateFolder:  folder,
-		SharedFolder: filepath.Join(machine, "shared"),
 		RootFS:       map[string]string{"busybox": filepath.Join(machine, "rootfs")},
 		NetworkPool:  netip.MustParsePrefix(os.Getenv(childPool)),
 		ExternalIP:   netip.AddrFrom4([4]byte{127, 0, 0, 1}),

@@ -31,7 +31,8 @@ type Config struct {
 	Namespace string `yaml:"namespace"`
 	// StateFolder keeps records, process output and generated files; required, owned by this cell alone.
 	StateFolder string `yaml:"state_folder"`
-	// SharedFolder is where cells of one machine agree on settings of foreign interfaces; default /run/diego-garden.
+	// SharedFolder is where cells of one machine agree on settings of foreign interfaces; default /run/diego-garden. It must
+	// be the same for all of them: a cell that does not see the others' notes takes what they have set for the former value.
 	SharedFolder string `yaml:"shared_folder"`
 	// Snapshotter of containerd; default overlayfs.
 	Snapshotter string `yaml:"snapshotter"`

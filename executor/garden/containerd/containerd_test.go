@@ -96,7 +96,6 @@ func (m *machine) cell(tb testing.TB) Config {
 	return Config{
 		Socket:        m.daemon.Address(),
 		StateFolder:   folder,
-		SharedFolder:  filepath.Join(m.folder, "shared"),
 		RootFS:        map[string]string{"busybox": m.rootfs},
 		NetworkPool:   pool,
 		HostPortFirst: first,

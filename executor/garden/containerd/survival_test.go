@@ -3,6 +3,8 @@ package containerd
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -242,4 +244,53 @@ func TestManyProcesses(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Join(c.(*container).folder, processesFolder))
 	require.NoError(t, err)
 	require.Len(t, entries, keepEnded)
+}
+
+// TestDaemonKilledAnywhere kills containerd at different moments of a creation. The creation fails or it does not; when
+// containerd is back, what failed can be destroyed and leaves nothing, and what did not works.
+func TestDaemonKilledAnywhere(t *testing.T) {
+	t.Parallel()
+	folder, err := os.MkdirTemp("", "gk") //nolint:usetesting // short, because a socket lies below it
+	require.NoError(t, err)
+	require.NoError(t, os.Chmod(folder, 0o711)) // users of containers look their root up below it
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(folder)) })
+	daemon, err := privatedaemon.Start(t.Context(), folder)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, daemon.Stop()) })
+	b := newBench(t, func(c *Config) { c.Socket = daemon.Address() })
+	b.create(t, "warm")
+	require.NoError(t, b.backend.Destroy(t.Context(), "warm"))
+	failed := 0
+	for round := range 16 {
+		handle := fmt.Sprintf("h%d", round)
+		created := make(chan error, 1)
+		go func() {
+			_, err := b.backend.Create(t.Context(), garden.ContainerSpec{
+				Handle: handle, Image: b.image(), Limits: garden.Limits{DiskInBytes: 8 * mebi}, NetIn: []garden.NetIn{{ContainerPort: 8080}},
+				BindMounts: []garden.BindMount{{SrcPath: shared.rootfs, DstPath: "/mnt", ReadOnly: true}},
+			})
+			created <- err
+		}()
+		timer := time.NewTimer(time.Duration(round*8) * time.Millisecond)
+		<-timer.C
+		daemon.Kill()
+		err := <-created
+		require.NoError(t, daemon.Start(t.Context()))
+		eventually(t, "containerd is found again", func() bool { return b.backend.Ping(t.Context()) == nil })
+		if err == nil {
+			c, err := b.backend.Lookup(t.Context(), handle)
+			require.NoError(t, err)
+			require.Equal(t, "works\n", run(t, c, shell("p", "echo works")))
+		} else {
+			failed++
+			require.ErrorIs(t, err, garden.ErrEngineNotRunning, "round %d", round)
+		}
+		// The first attempt may come while containerd still finds out what it has.
+		eventually(t, "it can be destroyed", func() bool {
+			err := b.backend.Destroy(t.Context(), handle)
+			return err == nil || errors.Is(err, garden.ErrUnknownHandle)
+		})
+		eventually(t, "nothing is left", func() bool { return len(b.leftovers(t)) == 0 })
+	}
+	require.Positive(t, failed, "some creations were cut off")
 }

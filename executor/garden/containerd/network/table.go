@@ -307,20 +307,25 @@ func (n *Network) deleteTable() error {
 }
 
 func (n *Network) tableExists() (bool, error) {
+	tables, err := n.tables()
+	return tables[n.cfg.Table], err
+}
+
+// tables names the tables of the machine's nftables.
+func (n *Network) tables() (map[string]bool, error) {
 	b, err := n.newBatch()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	tables, err := b.conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	listed, err := b.conn.ListTablesOfFamily(nftables.TableFamilyINet)
 	if err != nil {
-		return false, fmt.Errorf("listing nftables tables: %w", err)
+		return nil, fmt.Errorf("listing nftables tables: %w", err)
 	}
-	for _, table := range tables {
-		if table.Name == n.cfg.Table {
-			return true, nil
-		}
+	names := map[string]bool{}
+	for _, table := range listed {
+		names[table.Name] = true
 	}
-	return false, nil
+	return names, nil
 }
 
 func port(number uint32) []byte {
