@@ -210,13 +210,13 @@ func compareFirst(a, b []compared) int {
 func fingerprint(obj any) []byte {
 	switch r := obj.(type) {
 	case *actualRow:
-		return append(bytes.Clone(r.encoded), flag(6, r.StopRequested)...)
+		return message(bytes.Clone(r.encoded)).flag(6, r.StopRequested)
 	case *lrp.Desired:
 		return append(canonical(wire.Desired(r, true)), wire.AppendSchedulingInfo(nil, r)...)
 	case *task.Task:
-		return append(append(canonical(wire.Task(r)), blob(7, []byte(r.DefinitionDigest))...), flag(8, r.HasCallback)...)
+		return message(canonical(wire.Task(r))).str(7, r.DefinitionDigest).flag(8, r.HasCallback)
 	case *lrp.Domain:
-		return field(field(canonical(wire.Domain(r)), 10, uint64(r.FreshUntil)), 11, r.Revision) //nolint:gosec // two's complement
+		return message(canonical(wire.Domain(r))).num(10, uint64(r.FreshUntil)).num(11, r.Revision) //nolint:gosec // two's complement
 	}
 	return nil
 }

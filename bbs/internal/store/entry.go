@@ -22,7 +22,7 @@ import (
 // of it is bytes that are encoded already:
 //
 //	message Entry {
-//	  repeated bytes record = 1;  // encoded records; rows and events name them by position, from 1
+//	  repeated bytes record = 1;  // encoded records, each before what names it, by position from 1
 //	  repeated Row row = 2;
 //	  repeated Event event = 3;
 //	}
@@ -35,10 +35,11 @@ import (
 //	  bool stop_requested = 6;    // of an actual LRP
 //	  bytes definition_digest = 7; // of a task
 //	  bool has_callback = 8;
-//	  bytes header = 9;           // of a desired LRP: workload.v1.DesiredLRP with secrets
+//	  bytes header = 9;           // of a desired LRP, by an older release: workload.v1.DesiredLRP with secrets
 //	  int64 fresh_until = 10;     // of a domain
 //	  uint64 revision = 11;       // of a domain
 //	  string definition = 12;     // that is healthy
+//	  bytes rest = 13;            // of a desired LRP: what of it is not in the record, as workload.v1.DesiredLRP
 //	}
 //	message Event {
 //	  uint32 kind = 1;  uint32 before = 2;  uint32 after = 3;
@@ -73,57 +74,60 @@ const (
 
 var errEntry = errors.New("the log entry is malformed")
 
-// encodeEntry returns the entry of a batch.
-func encodeEntry(c *changes, events []watch.Event) ([]byte, error) {
-	e := entryEncoder{positions: map[*byte]uint64{}}
-	for _, a := range c.actuals {
-		e.row(rowActual, field(nil, 2, e.record(a.encoded)), flag(6, a.StopRequested))
-	}
-	for _, id := range c.actualsGone {
-		e.row(rowActual, str(3, id.ProcessGUID), field(nil, 4, uint64(id.Index)), field(nil, 5, uint64(id.presence))) //nolint:gosec // never negative
-	}
-	for _, d := range c.desireds {
-		header, err := proto.Marshal(wire.Desired(d, true))
-		if err != nil {
-			return nil, fmt.Errorf("encoding desired lrp %q: %w", d.ProcessGUID, err)
-		}
-		e.row(rowDesired, field(nil, 2, e.record(d.Encoded)), blob(9, header))
-	}
-	for _, guid := range c.desiredsGone {
-		e.row(rowDesired, str(3, guid))
-	}
-	for _, t := range c.tasks {
-		e.row(rowTask, field(nil, 2, e.record(encode(wire.Task(t)))), blob(7, []byte(t.DefinitionDigest)), flag(8, t.HasCallback))
-	}
-	for _, h := range c.healthy {
-		e.row(rowHealthy, str(3, h.guid), str(12, h.id))
-	}
-	for _, guid := range c.tasksGone {
-		e.row(rowTask, str(3, guid))
-	}
-	for _, d := range c.domains {
-		e.row(rowDomain, field(nil, 2, e.record(encode(wire.Domain(d)))), field(nil, 10, uint64(d.FreshUntil)), //nolint:gosec // two's complement
-			field(nil, 11, d.Revision))
-	}
-	for _, name := range c.domainsGone {
-		e.row(rowDomain, str(3, name))
-	}
-	for i := range events {
-		e.event(&events[i])
-	}
-	return append(e.records, e.rest...), nil
-}
-
-// entryEncoder gathers records before what names them.
+// entryEncoder makes entries; it keeps its memory from one to the next.
 type entryEncoder struct {
-	records []byte
-	rest    []byte
-	count   uint64
+	out []byte
+	// body is the row or the event that is being made.
+	body message
 	// positions of records by the address of their first byte: a record that is a row and in events
 	// is stored once.
 	positions map[*byte]uint64
 }
 
+// encode returns the entry of a batch, which is valid until the next call.
+func (e *entryEncoder) encode(c *changes, events []watch.Event) ([]byte, error) {
+	if cap(e.out) > maxKept {
+		e.out = nil
+	}
+	e.out, e.positions = e.out[:0], make(map[*byte]uint64, len(c.actuals)+len(c.desireds)+len(events))
+	for _, a := range c.actuals {
+		e.row(rowActual, e.record(a.encoded), func(m message) message { return m.flag(6, a.StopRequested) })
+	}
+	for _, id := range c.actualsGone {
+		e.row(rowActual, 0, func(m message) message {
+			return m.str(3, id.ProcessGUID).num(4, uint64(id.Index)).num(5, uint64(id.presence)) //nolint:gosec // never negative
+		})
+	}
+	for _, d := range c.desireds {
+		rest, err := proto.Marshal(restOfDesired(d))
+		if err != nil {
+			return nil, fmt.Errorf("encoding desired lrp %q: %w", d.ProcessGUID, err)
+		}
+		e.row(rowDesired, e.record(d.Encoded), func(m message) message { return m.blob(13, rest) })
+	}
+	e.gone(rowDesired, c.desiredsGone)
+	for _, t := range c.tasks {
+		e.row(rowTask, e.record(encode(wire.Task(t))), func(m message) message {
+			return m.str(7, t.DefinitionDigest).flag(8, t.HasCallback)
+		})
+	}
+	for _, h := range c.healthy {
+		e.row(rowHealthy, 0, func(m message) message { return m.str(3, h.guid).str(12, h.id) })
+	}
+	e.gone(rowTask, c.tasksGone)
+	for _, d := range c.domains {
+		e.row(rowDomain, e.record(encode(wire.Domain(d))), func(m message) message {
+			return m.num(10, uint64(d.FreshUntil)).num(11, d.Revision) //nolint:gosec // two's complement
+		})
+	}
+	e.gone(rowDomain, c.domainsGone)
+	for i := range events {
+		e.event(&events[i])
+	}
+	return e.out, nil
+}
+
+// record writes a record, unless it is there already, and returns its position.
 func (e *entryEncoder) record(encoded []byte) uint64 {
 	if len(encoded) == 0 {
 		return 0
@@ -131,53 +135,74 @@ func (e *entryEncoder) record(encoded []byte) uint64 {
 	if position, ok := e.positions[&encoded[0]]; ok {
 		return position
 	}
-	e.records = protowire.AppendBytes(protowire.AppendTag(e.records, 1, protowire.BytesType), encoded)
-	e.count++
-	e.positions[&encoded[0]] = e.count
-	return e.count
+	e.out = protowire.AppendBytes(protowire.AppendTag(e.out, 1, protowire.BytesType), encoded)
+	position := uint64(len(e.positions)) + 1
+	e.positions[&encoded[0]] = position
+	return position
 }
 
-func (e *entryEncoder) row(table rowTable, fields ...[]byte) {
-	body := field(nil, 1, uint64(table))
-	for _, f := range fields {
-		body = append(body, f...)
+// row writes a row after its record, which comes before it.
+func (e *entryEncoder) row(table rowTable, record uint64, fields func(message) message) {
+	e.body = fields(e.body[:0].num(1, uint64(table)).num(2, record))
+	e.out = protowire.AppendBytes(protowire.AppendTag(e.out, 2, protowire.BytesType), e.body)
+}
+
+func (e *entryEncoder) gone(table rowTable, names []string) {
+	for _, name := range names {
+		e.row(table, 0, func(m message) message { return m.str(3, name) })
 	}
-	e.rest = protowire.AppendBytes(protowire.AppendTag(e.rest, 2, protowire.BytesType), body)
 }
 
 func (e *entryEncoder) event(event *watch.Event) {
-	body := field(nil, 1, uint64(event.Kind))
-	body = field(body, 2, e.record(event.Before))
-	body = field(body, 3, e.record(event.After))
-	body = append(append(body, str(4, event.Subject)...), str(5, event.Domain)...)
+	m := e.body[:0].num(1, uint64(event.Kind)).num(2, e.record(event.Before)).num(3, e.record(event.After)).
+		str(4, event.Subject).str(5, event.Domain)
 	for _, cell := range event.Cells {
-		body = append(body, str(6, cell)...)
+		m = m.str(6, cell)
 	}
-	body = append(body, str(7, event.TraceID)...)
-	e.rest = protowire.AppendBytes(protowire.AppendTag(e.rest, 3, protowire.BytesType), body)
+	e.body = m.str(7, event.TraceID)
+	e.out = protowire.AppendBytes(protowire.AppendTag(e.out, 3, protowire.BytesType), e.body)
 }
 
-func field(b []byte, number protowire.Number, v uint64) []byte {
+// message is an encoded message that fields are appended to. What is empty or 0 is left out.
+type message []byte
+
+func (m message) num(number protowire.Number, v uint64) message {
 	if v == 0 {
-		return b
+		return m
 	}
-	return protowire.AppendVarint(protowire.AppendTag(b, number, protowire.VarintType), v)
+	return protowire.AppendVarint(protowire.AppendTag(m, number, protowire.VarintType), v)
 }
 
-func flag(number protowire.Number, v bool) []byte { return field(nil, number, protowire.EncodeBool(v)) }
+func (m message) flag(number protowire.Number, v bool) message {
+	return m.num(number, protowire.EncodeBool(v))
+}
 
-func str(number protowire.Number, s string) []byte {
+func (m message) str(number protowire.Number, s string) message {
 	if s == "" {
-		return nil
+		return m
 	}
-	return protowire.AppendString(protowire.AppendTag(nil, number, protowire.BytesType), s)
+	return protowire.AppendString(protowire.AppendTag(m, number, protowire.BytesType), s)
 }
 
-func blob(number protowire.Number, b []byte) []byte {
+func (m message) blob(number protowire.Number, b []byte) message {
 	if len(b) == 0 {
-		return nil
+		return m
 	}
-	return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), b)
+	return protowire.AppendBytes(protowire.AppendTag(m, number, protowire.BytesType), b)
+}
+
+// restOfDesired is what the scheduling info does not tell of a desired LRP.
+func restOfDesired(d *lrp.Desired) *workloadv1.DesiredLRP {
+	m := &workloadv1.DesiredLRP{
+		HealthyDefinitionId: d.HealthyDefinitionID, PreviousDefinitionId: d.PreviousDefinitionID,
+		CreatedAt: wire.Timestamp(d.CreatedAt), UpdatedAt: wire.Timestamp(d.UpdatedAt),
+	}
+	for _, route := range d.Routes {
+		if route.Router == wire.SecretRouter {
+			m.Routes = map[string][]byte{route.Router: route.Value}
+		}
+	}
+	return m
 }
 
 // decodeEntry is the inverse of encodeEntry, for input of any origin.
@@ -308,6 +333,7 @@ type rowFields struct {
 	index, presence   uint64
 	stop, hasCallback bool
 	digest, header    []byte
+	rest              []byte
 	freshUntil        int64
 	revision          uint64
 	definition        string
@@ -341,6 +367,8 @@ func decodeRow(b []byte, records [][]byte) (row, error) {
 			f.revision = n
 		case 12:
 			f.definition = string(value)
+		case 13:
+			f.rest = value
 		}
 		return nil
 	})
@@ -405,8 +433,15 @@ func (f *rowFields) put() (row, error) {
 func (f *rowFields) desired() (*lrp.Desired, error) {
 	var header workloadv1.DesiredLRP
 	var info workloadv1.SchedulingInfo
-	if err := errors.Join(proto.Unmarshal(f.header, &header), proto.Unmarshal(f.record, &info)); err != nil {
+	fields := f.header
+	if f.header == nil {
+		fields = f.rest
+	}
+	if err := errors.Join(proto.Unmarshal(fields, &header), proto.Unmarshal(f.record, &info)); err != nil {
 		return nil, fmt.Errorf("%w: %w", errEntry, err)
+	}
+	if f.header == nil {
+		completeHeader(&header, &info)
 	}
 	d := wire.DesiredFrom(&header)
 	d.LogGUID = info.GetLogGuid()
@@ -418,6 +453,20 @@ func (f *rowFields) desired() (*lrp.Desired, error) {
 	}
 	packDesired(d, bytes.Clone(f.record))
 	return d, nil
+}
+
+// completeHeader adds to what restOfDesired made what the scheduling info has.
+func completeHeader(header *workloadv1.DesiredLRP, info *workloadv1.SchedulingInfo) {
+	header.ProcessGuid, header.Domain, header.Annotation = info.GetProcessGuid(), info.GetDomain(), info.GetAnnotation()
+	header.Instances, header.MetricTags = info.GetInstances(), info.GetMetricTags()
+	header.UpdateStrategy, header.CrashRestartPolicy = info.GetUpdateStrategy(), info.GetCrashRestartPolicy()
+	header.ActiveDefinitionId, header.ModificationTag, header.Revision = info.GetActiveDefinitionId(), info.GetModificationTag(), info.GetRevision()
+	for router, value := range info.GetRoutes() {
+		if header.Routes == nil {
+			header.Routes = make(map[string][]byte, len(info.GetRoutes()))
+		}
+		header.Routes[router] = value
+	}
 }
 
 // toBatch makes of an entry what the log in memory keeps.

@@ -36,7 +36,7 @@ func entryOfEverything(tb testing.TB) ([]byte, changes, []watch.Event) {
 		{Kind: watch.ActualRemoved, Subject: "app", Before: row.encoded},
 		{Kind: watch.DomainChanged, Subject: "d", After: []byte("x")},
 	}
-	encoded, err := encodeEntry(&c, events)
+	encoded, err := new(entryEncoder).encode(&c, events)
 	require.NoError(tb, err)
 	return encoded, c, events
 }

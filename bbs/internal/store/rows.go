@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/proto"
 
 	"diego.internal/bbs/internal/lrp"
@@ -20,6 +19,49 @@ import (
 // Each table is written by one statement for all rows of a batch, a column an array: the cost of a
 // row is then little more than that of the row itself.
 
+// The names of the statements.
+const (
+	advance               = "advance"
+	logBatch              = "log_batch"
+	putDomains            = "put_domains"
+	removeDomains         = "remove_domains"
+	putActuals            = "put_actuals"
+	removeActuals         = "remove_actuals"
+	putDesireds           = "put_desireds"
+	removeDesireds        = "remove_desireds"
+	putHealthy            = "put_healthy"
+	removeHealthy         = "remove_healthy"
+	putTasks              = "put_tasks"
+	removeTasks           = "remove_tasks"
+	putDefinitions        = "put_definitions"
+	removeDefinitions     = "remove_definitions"
+	putTaskDefinitions    = "put_task_definitions"
+	removeTaskDefinitions = "remove_task_definitions"
+)
+
+// statements returns all statements of batches by name.
+func statements() map[string]string {
+	return map[string]string{
+		advance:    `select bbs_advance($1, $2)`,
+		logBatch:   `insert into batch_log (revision, id, epoch, at, events, changes) values ($1, $2, $3, $4, $5, $6)`,
+		putDomains: upsertDomains, removeDomains: deleteDomains,
+		putActuals: upsertActuals, removeActuals: deleteActuals,
+		putDesireds: upsertDesireds, removeDesireds: deleteDesireds,
+		putHealthy: upsertHealthy, removeHealthy: deleteHealthy,
+		putTasks: upsertTasks, removeTasks: deleteTasks,
+		putDefinitions: upsertDefinitions, removeDefinitions: deleteDefinitions,
+		putTaskDefinitions: upsertTaskDefinitions, removeTaskDefinitions: deleteTaskDefinitions,
+	}
+}
+
+// sendKeyed sends a statement that takes one text for each row, unless there are none.
+func (s *sender) sendKeyed(name string, keys []string) {
+	if len(keys) > 0 {
+		s.texts(len(keys), func(i int) string { return keys[i] })
+		s.send(name)
+	}
+}
+
 const upsertDomains = `
 insert into domains (name, fresh_until, default_crash_policy, revision)
 select name, fresh_until, default_crash_policy::jsonb, revision
@@ -30,23 +72,23 @@ on conflict (name) do update set fresh_until = excluded.fresh_until,
 
 const deleteDomains = `delete from domains using unnest($1::text[]) as u (k) where name = u.k`
 
-func queueDomains(b *pgx.Batch, rows []*lrp.Domain, gone []string) error {
-	if len(gone) > 0 {
-		b.Queue(deleteDomains, gone)
-	}
+func (s *sender) domains(rows []*lrp.Domain, gone []string) error {
+	s.sendKeyed(removeDomains, gone)
 	if len(rows) == 0 {
 		return nil
 	}
-	names, until := make([]string, len(rows)), make([]int64, len(rows))
-	policies, revisions := make([]*string, len(rows)), make([]int64, len(rows))
+	policies := make([]*string, len(rows))
 	for i, d := range rows {
-		policy, err := policyJSON(d.DefaultCrashPolicy)
-		if err != nil {
+		var err error
+		if policies[i], err = policyJSON(d.DefaultCrashPolicy); err != nil {
 			return fmt.Errorf("encoding the crash policy of domain %q: %w", d.Name, err)
 		}
-		names[i], until[i], policies[i], revisions[i] = d.Name, d.FreshUntil, policy, signed(d.Revision)
 	}
-	b.Queue(upsertDomains, names, until, policies, revisions)
+	s.texts(len(rows), func(i int) string { return rows[i].Name })
+	s.longs(len(rows), func(i int) int64 { return rows[i].FreshUntil })
+	s.textsOrNull(policies)
+	s.longs(len(rows), func(i int) int64 { return signed(rows[i].Revision) })
+	s.send(putDomains)
 	return nil
 }
 
@@ -68,40 +110,37 @@ const deleteActuals = `
 delete from actual_lrps using unnest($1::text[], $2::int[], $3::smallint[]) as u (g, i, p)
 where process_guid = u.g and instance_index = u.i and presence = u.p`
 
-func queueActuals(b *pgx.Batch, rows []*actualRow, gone []actualID) {
+func (s *sender) actuals(rows []*actualRow, gone []actualID) {
 	if n := len(gone); n > 0 {
-		guids, indices, presences := make([]string, n), make([]int32, n), make([]int16, n)
-		for i, id := range gone {
-			guids[i], indices[i], presences[i] = id.ProcessGUID, id.Index, int16(id.presence)
-		}
-		b.Queue(deleteActuals, guids, indices, presences)
+		s.texts(n, func(i int) string { return gone[i].ProcessGUID })
+		s.integers(n, func(i int) int32 { return gone[i].Index })
+		s.shorts(n, func(i int) uint8 { return uint8(gone[i].presence) })
+		s.send(removeActuals)
 	}
 	n := len(rows)
 	if n == 0 {
 		return
 	}
-	text := func(get func(*actualRow) string) []string { return column(rows, get) }
-	b.Queue(upsertActuals,
-		text(func(a *actualRow) string { return a.ProcessGUID }),
-		column(rows, func(a *actualRow) int32 { return a.Index }),
-		column(rows, func(a *actualRow) int16 { return int16(a.Presence) }),
-		text(func(a *actualRow) string { return a.Domain }),
-		column(rows, func(a *actualRow) int16 { return int16(a.State) }),
-		text(func(a *actualRow) string { return a.InstanceGUID }),
-		text(func(a *actualRow) string { return a.CellID }),
-		text(func(a *actualRow) string { return a.Zone }),
-		text(func(a *actualRow) string { return a.DefinitionID }),
-		column(rows, func(a *actualRow) []byte { return wire.EncodeReported(a.Actual) }),
-		column(rows, func(a *actualRow) bool { return a.Routable }),
-		column(rows, func(a *actualRow) bool { return a.StopRequested }),
-		column(rows, func(a *actualRow) int32 { return a.CrashCount }),
-		text(func(a *actualRow) string { return a.CrashReason }),
-		text(func(a *actualRow) string { return a.PlacementError }),
-		column(rows, func(a *actualRow) int64 { return a.Since }),
-		text(func(a *actualRow) string { return a.Tag.Epoch }),
-		column(rows, func(a *actualRow) int64 { return int64(a.Tag.Index) }),
-		column(rows, func(a *actualRow) int64 { return signed(a.Revision) }),
-	)
+	s.texts(n, func(i int) string { return rows[i].ProcessGUID })
+	s.integers(n, func(i int) int32 { return rows[i].Index })
+	s.shorts(n, func(i int) uint8 { return uint8(rows[i].Presence) })
+	s.texts(n, func(i int) string { return rows[i].Domain })
+	s.shorts(n, func(i int) uint8 { return uint8(rows[i].State) })
+	s.texts(n, func(i int) string { return rows[i].InstanceGUID })
+	s.texts(n, func(i int) string { return rows[i].CellID })
+	s.texts(n, func(i int) string { return rows[i].Zone })
+	s.texts(n, func(i int) string { return rows[i].DefinitionID })
+	s.blobs(n, func(i int) []byte { return wire.EncodeReported(rows[i].Actual) })
+	s.bools(n, func(i int) bool { return rows[i].Routable })
+	s.bools(n, func(i int) bool { return rows[i].StopRequested })
+	s.integers(n, func(i int) int32 { return rows[i].CrashCount })
+	s.texts(n, func(i int) string { return rows[i].CrashReason })
+	s.texts(n, func(i int) string { return rows[i].PlacementError })
+	s.longs(n, func(i int) int64 { return rows[i].Since })
+	s.texts(n, func(i int) string { return rows[i].Tag.Epoch })
+	s.longs(n, func(i int) int64 { return int64(rows[i].Tag.Index) })
+	s.longs(n, func(i int) int64 { return signed(rows[i].Revision) })
+	s.send(putActuals)
 }
 
 const upsertDesireds = `
@@ -134,7 +173,7 @@ on conflict (process_guid) do update set definition_id = excluded.definition_id`
 
 const deleteHealthy = `delete from healthy_definitions using unnest($1::text[]) as u (k) where process_guid = u.k`
 
-func queueHealthy(b *pgx.Batch, writes []healthyWrite, gone []string) {
+func (s *sender) healthy(writes []healthyWrite, gone []string) {
 	gone = slices.Clone(gone)
 	rows := make([]healthyWrite, 0, len(writes))
 	for _, h := range writes {
@@ -144,18 +183,16 @@ func queueHealthy(b *pgx.Batch, writes []healthyWrite, gone []string) {
 			rows = append(rows, h)
 		}
 	}
-	if len(gone) > 0 {
-		b.Queue(deleteHealthy, gone)
-	}
+	s.sendKeyed(removeHealthy, gone)
 	if len(rows) > 0 {
-		b.Queue(upsertHealthy, column(rows, func(h healthyWrite) string { return h.guid }), column(rows, func(h healthyWrite) string { return h.id }))
+		s.texts(len(rows), func(i int) string { return rows[i].guid })
+		s.texts(len(rows), func(i int) string { return rows[i].id })
+		s.send(putHealthy)
 	}
 }
 
-func queueDesireds(b *pgx.Batch, keys sealer, rows []*lrp.Desired, gone []string) error {
-	if len(gone) > 0 {
-		b.Queue(deleteDesireds, gone)
-	}
+func (s *sender) desireds(keys sealer, rows []*lrp.Desired, gone []string) error {
+	s.sendKeyed(removeDesireds, gone)
 	n := len(rows)
 	if n == 0 {
 		return nil
@@ -175,29 +212,27 @@ func queueDesireds(b *pgx.Batch, keys sealer, rows []*lrp.Desired, gone []string
 			return fmt.Errorf("encoding desired lrp %q: %w", d.ProcessGUID, err)
 		}
 	}
-	text := func(get func(*lrp.Desired) string) []string { return column(rows, get) }
-	number := func(get func(*lrp.Desired) int32) []int32 { return column(rows, get) }
-	long := func(get func(*lrp.Desired) int64) []int64 { return column(rows, get) }
-	b.Queue(upsertDesireds,
-		text(func(d *lrp.Desired) string { return d.ProcessGUID }),
-		text(func(d *lrp.Desired) string { return d.Domain }),
-		text(func(d *lrp.Desired) string { return d.LogGUID }),
-		number(func(d *lrp.Desired) int32 { return d.Instances }),
-		number(func(d *lrp.Desired) int32 { return d.Resources.MemoryMB }),
-		number(func(d *lrp.Desired) int32 { return d.Resources.DiskMB }),
-		number(func(d *lrp.Desired) int32 { return d.Resources.MaxPids }),
-		text(func(d *lrp.Desired) string { return d.Placement.RootFS }),
-		placements, tags, policies,
-		column(rows, func(d *lrp.Desired) int16 { return int16(d.UpdateStrategy) }),
-		text(func(d *lrp.Desired) string { return d.ActiveDefinitionID }),
-		text(func(d *lrp.Desired) string { return d.PreviousDefinitionID }),
-		clientData,
-		text(func(d *lrp.Desired) string { return d.Tag.Epoch }),
-		long(func(d *lrp.Desired) int64 { return int64(d.Tag.Index) }),
-		long(func(d *lrp.Desired) int64 { return d.CreatedAt }),
-		long(func(d *lrp.Desired) int64 { return d.UpdatedAt }),
-		long(func(d *lrp.Desired) int64 { return signed(d.Revision) }),
-	)
+	s.texts(n, func(i int) string { return rows[i].ProcessGUID })
+	s.texts(n, func(i int) string { return rows[i].Domain })
+	s.texts(n, func(i int) string { return rows[i].LogGUID })
+	s.integers(n, func(i int) int32 { return rows[i].Instances })
+	s.integers(n, func(i int) int32 { return rows[i].Resources.MemoryMB })
+	s.integers(n, func(i int) int32 { return rows[i].Resources.DiskMB })
+	s.integers(n, func(i int) int32 { return rows[i].Resources.MaxPids })
+	s.texts(n, func(i int) string { return rows[i].Placement.RootFS })
+	s.textsOrNull(placements)
+	s.textsOrNull(tags)
+	s.textsOrNull(policies)
+	s.shorts(n, func(i int) uint8 { return uint8(rows[i].UpdateStrategy) })
+	s.texts(n, func(i int) string { return rows[i].ActiveDefinitionID })
+	s.texts(n, func(i int) string { return rows[i].PreviousDefinitionID })
+	s.blobs(n, func(i int) []byte { return clientData[i] })
+	s.texts(n, func(i int) string { return rows[i].Tag.Epoch })
+	s.longs(n, func(i int) int64 { return int64(rows[i].Tag.Index) })
+	s.longs(n, func(i int) int64 { return rows[i].CreatedAt })
+	s.longs(n, func(i int) int64 { return rows[i].UpdatedAt })
+	s.longs(n, func(i int) int64 { return signed(rows[i].Revision) })
+	s.send(putDesireds)
 	return nil
 }
 
@@ -225,10 +260,8 @@ on conflict (guid) do update set state = excluded.state, cell_id = excluded.cell
 
 const deleteTasks = `delete from tasks using unnest($1::text[]) as u (k) where guid = u.k`
 
-func queueTasks(b *pgx.Batch, keys sealer, rows []*task.Task, gone []string) error {
-	if len(gone) > 0 {
-		b.Queue(deleteTasks, gone)
-	}
+func (s *sender) tasks(keys sealer, rows []*task.Task, gone []string) error {
+	s.sendKeyed(removeTasks, gone)
 	n := len(rows)
 	if n == 0 {
 		return nil
@@ -243,32 +276,28 @@ func queueTasks(b *pgx.Batch, keys sealer, rows []*task.Task, gone []string) err
 			return fmt.Errorf("encoding task %q: %w", t.GUID, err)
 		}
 	}
-	text := func(get func(*task.Task) string) []string { return column(rows, get) }
-	number := func(get func(*task.Task) int32) []int32 { return column(rows, get) }
-	long := func(get func(*task.Task) int64) []int64 { return column(rows, get) }
-	b.Queue(upsertTasks,
-		text(func(t *task.Task) string { return t.GUID }),
-		text(func(t *task.Task) string { return t.Domain }),
-		column(rows, func(t *task.Task) int16 { return int16(t.State) }),
-		text(func(t *task.Task) string { return t.CellID }),
-		text(func(t *task.Task) string { return t.InstanceGUID }),
-		long(func(t *task.Task) int64 { return t.CreatedAt }),
-		long(func(t *task.Task) int64 { return t.UpdatedAt }),
-		long(func(t *task.Task) int64 { return t.FirstCompletedAt }),
-		column(rows, func(t *task.Task) bool { return t.Failed }),
-		text(func(t *task.Task) string { return t.FailureReason }),
-		results,
-		number(func(t *task.Task) int32 { return t.RejectionCount }),
-		text(func(t *task.Task) string { return t.RejectionReason }),
-		number(func(t *task.Task) int32 { return t.Resources.MemoryMB }),
-		number(func(t *task.Task) int32 { return t.Resources.DiskMB }),
-		number(func(t *task.Task) int32 { return t.Resources.MaxPids }),
-		text(func(t *task.Task) string { return t.Placement.RootFS }),
-		placements,
-		column(rows, func(t *task.Task) []byte { return []byte(t.DefinitionDigest) }),
-		column(rows, func(t *task.Task) bool { return t.HasCallback }),
-		long(func(t *task.Task) int64 { return signed(t.Revision) }),
-	)
+	s.texts(n, func(i int) string { return rows[i].GUID })
+	s.texts(n, func(i int) string { return rows[i].Domain })
+	s.shorts(n, func(i int) uint8 { return uint8(rows[i].State) })
+	s.texts(n, func(i int) string { return rows[i].CellID })
+	s.texts(n, func(i int) string { return rows[i].InstanceGUID })
+	s.longs(n, func(i int) int64 { return rows[i].CreatedAt })
+	s.longs(n, func(i int) int64 { return rows[i].UpdatedAt })
+	s.longs(n, func(i int) int64 { return rows[i].FirstCompletedAt })
+	s.bools(n, func(i int) bool { return rows[i].Failed })
+	s.texts(n, func(i int) string { return rows[i].FailureReason })
+	s.blobs(n, func(i int) []byte { return results[i] })
+	s.integers(n, func(i int) int32 { return rows[i].RejectionCount })
+	s.texts(n, func(i int) string { return rows[i].RejectionReason })
+	s.integers(n, func(i int) int32 { return rows[i].Resources.MemoryMB })
+	s.integers(n, func(i int) int32 { return rows[i].Resources.DiskMB })
+	s.integers(n, func(i int) int32 { return rows[i].Resources.MaxPids })
+	s.texts(n, func(i int) string { return rows[i].Placement.RootFS })
+	s.textsOrNull(placements)
+	s.blobs(n, func(i int) []byte { return append([]byte{}, rows[i].DefinitionDigest...) }) // empty is not null
+	s.bools(n, func(i int) bool { return rows[i].HasCallback })
+	s.longs(n, func(i int) int64 { return signed(rows[i].Revision) })
+	s.send(putTasks)
 	return nil
 }
 
@@ -279,22 +308,22 @@ on conflict (process_guid, definition_id) do update set created_at = excluded.cr
 
 const deleteDefinitions = `delete from lrp_definitions using unnest($1::text[]) as u (k) where process_guid = u.k`
 
-// queueDefinitions writes in the order of the batch, in as few statements as that allows.
-func queueDefinitions(b *pgx.Batch, writes []definitionWrite) {
+// lrpDefinitions writes in the order of the batch, in as few statements as that allows.
+func (s *sender) lrpDefinitions(writes []definitionWrite) {
 	for start := 0; start < len(writes); {
 		end := start
 		for end < len(writes) && writes[end].remove == writes[start].remove {
 			end++
 		}
 		run := lastOfEach(writes[start:end], func(w definitionWrite) [2]string { return [2]string{w.ProcessGUID, w.ID} })
-		guids := column(run, func(w definitionWrite) string { return w.ProcessGUID })
+		s.texts(len(run), func(i int) string { return run[i].ProcessGUID })
 		if run[0].remove {
-			b.Queue(deleteDefinitions, guids)
+			s.send(removeDefinitions)
 		} else {
-			b.Queue(upsertDefinitions, guids,
-				column(run, func(w definitionWrite) string { return w.ID }),
-				column(run, func(w definitionWrite) int64 { return w.CreatedAt }),
-				column(run, func(w definitionWrite) []byte { return w.Sealed }))
+			s.texts(len(run), func(i int) string { return run[i].ID })
+			s.longs(len(run), func(i int) int64 { return run[i].CreatedAt })
+			s.blobs(len(run), func(i int) []byte { return run[i].Sealed })
+			s.send(putDefinitions)
 		}
 		start = end
 	}
@@ -306,22 +335,22 @@ on conflict (guid) do update set definition = excluded.definition`
 
 const deleteTaskDefinitions = `delete from task_definitions using unnest($1::text[]) as u (k) where guid = u.k`
 
-// queueTaskDefinitions keeps only the last write of each task, so the order does not matter.
-func queueTaskDefinitions(b *pgx.Batch, writes []taskDefinitionWrite) {
-	var puts, gone []taskDefinitionWrite
+// taskDefinitions keeps only the last write of each task, so the order does not matter.
+func (s *sender) taskDefinitions(writes []taskDefinitionWrite) {
+	var puts []taskDefinitionWrite
+	var gone []string
 	for _, w := range lastOfEach(writes, func(w taskDefinitionWrite) string { return w.guid }) {
 		if w.sealed == nil {
-			gone = append(gone, w)
+			gone = append(gone, w.guid)
 		} else {
 			puts = append(puts, w)
 		}
 	}
-	guid := func(w taskDefinitionWrite) string { return w.guid }
-	if len(gone) > 0 {
-		b.Queue(deleteTaskDefinitions, column(gone, guid))
-	}
+	s.sendKeyed(removeTaskDefinitions, gone)
 	if len(puts) > 0 {
-		b.Queue(upsertTaskDefinitions, column(puts, guid), column(puts, func(w taskDefinitionWrite) []byte { return w.sealed }))
+		s.texts(len(puts), func(i int) string { return puts[i].guid })
+		s.blobs(len(puts), func(i int) []byte { return puts[i].sealed })
+		s.send(putTaskDefinitions)
 	}
 }
 

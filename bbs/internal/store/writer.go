@@ -75,6 +75,9 @@ func (s *Store) rejectWaiting(err error) {
 type writer struct {
 	*Store
 	conn *pgxpool.Conn
+	// These keep their memory from batch to batch.
+	sender  sender
+	entries entryEncoder
 }
 
 // gather takes what waits, up to the bound of a batch.
@@ -234,20 +237,13 @@ func answerAll(outcomes []outcome, revision uint64) {
 // It returns nil if it is committed, ErrFenced, an error that wraps a *pgconn.PgError if Postgres
 // refused it, errUncertain if nobody answered, and any other error if it could not be sent at all.
 func (w *writer) write(ctx context.Context, b *batch, content *changes) error {
-	plain, err := encodeEntry(content, b.events)
+	plain, err := w.entries.encode(content, b.events)
 	if err != nil {
 		return fmt.Errorf("encoding a batch: %w", err)
 	}
 	sealed, err := w.keys.Seal(plain, placeOfBatch(b.revision))
 	if err != nil {
 		return fmt.Errorf("sealing a batch: %w", err)
-	}
-	statements := &pgx.Batch{}
-	statements.Queue(`select bbs_advance($1, $2)`, b.epoch, signed(b.revision-1))
-	statements.Queue(`insert into batch_log (revision, id, epoch, at, events, changes) values ($1, $2, $3, $4, $5, $6)`,
-		signed(b.revision), b.id, b.epoch, b.at, len(b.events), sealed)
-	if err := content.queue(statements, w.keys); err != nil {
-		return err
 	}
 	w.metrics.logBytes.Add(float64(len(sealed)))
 
@@ -256,11 +252,42 @@ func (w *writer) write(ctx context.Context, b *batch, content *changes) error {
 	defer cancel()
 	conn, err := w.connection(ctx)
 	if err != nil {
-		return fmt.Errorf("%w: connecting: %w", errUncertain, err)
+		return w.writeError(fmt.Errorf("connecting: %w", err)) //nolint:contextcheck // the context of the batch may have ended
 	}
 	// Without an explicit begin all statements up to the sync that ends the pipeline are one
 	// transaction, and Close returns after its commit.
-	err = conn.SendBatch(ctx, statements).Close()
+	pipeline := conn.PgConn().StartPipeline(ctx)
+	w.sender.reset(pipeline)
+	w.sender.long(b.epoch)
+	w.sender.long(signed(b.revision - 1))
+	w.sender.send(advance)
+	w.sender.batch(b, sealed)
+	if err := content.send(&w.sender, w.keys); err != nil {
+		_ = pipeline.Close() // which ends the connection, because of what is in it without a sync
+		w.drop()             //nolint:contextcheck // the context of the batch may have ended
+		return err
+	}
+	if err = pipeline.Sync(); err != nil {
+		_ = pipeline.Close() // the connection is broken
+	} else {
+		err = pipeline.Close()
+	}
+	return w.writeError(err) //nolint:contextcheck // the context of the batch may have ended
+}
+
+// batch sends the row of the log.
+func (s *sender) batch(b *batch, sealed []byte) {
+	s.long(signed(b.revision))
+	s.blob(b.id[:])
+	s.long(b.epoch)
+	s.moment(b.at)
+	s.integer(len(b.events))
+	s.blob(sealed)
+	s.send(logBatch)
+}
+
+// writeError says what an error of the connection means for a batch.
+func (w *writer) writeError(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -285,19 +312,19 @@ func (c *changes) committed() Committed {
 	}
 }
 
-// queue adds the statements of all tables.
-func (c *changes) queue(b *pgx.Batch, keys sealer) error {
-	queueActuals(b, c.actuals, c.actualsGone)
-	queueDefinitions(b, c.definitions)
-	queueTaskDefinitions(b, c.taskDefinition)
-	queueHealthy(b, c.healthy, c.desiredsGone)
-	if err := queueDesireds(b, keys, c.desireds, c.desiredsGone); err != nil {
+// send sends the statements of all tables.
+func (c *changes) send(s *sender, keys sealer) error {
+	s.actuals(c.actuals, c.actualsGone)
+	s.lrpDefinitions(c.definitions)
+	s.taskDefinitions(c.taskDefinition)
+	s.healthy(c.healthy, c.desiredsGone)
+	if err := s.desireds(keys, c.desireds, c.desiredsGone); err != nil {
 		return err
 	}
-	if err := queueTasks(b, keys, c.tasks, c.tasksGone); err != nil {
+	if err := s.tasks(keys, c.tasks, c.tasksGone); err != nil {
 		return err
 	}
-	return queueDomains(b, c.domains, c.domainsGone)
+	return s.domains(c.domains, c.domainsGone)
 }
 
 // connection returns the writer's own connection, set up for its statements.
@@ -312,7 +339,12 @@ func (w *writer) connection(ctx context.Context) (*pgx.Conn, error) {
 	// Joins of a few keys with a large table: whatever the statistics say, by its index.
 	_, err = conn.Exec(ctx, `set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off;
 		set plan_cache_mode = force_generic_plan; set jit = off`)
+	if err == nil {
+		err = prepare(ctx, conn.Conn().PgConn())
+	}
 	if err != nil {
+		// Not for others: it may have some of our settings.
+		_ = conn.Conn().Close(ctx)
 		conn.Release()
 		return nil, err
 	}
