@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 )
 
 // Clean removes everything that the cell owns on the machine: containers with all that is in them, root filesystems,
@@ -49,7 +50,8 @@ func (b *Backend) Leftovers(ctx context.Context) ([]string, error) {
 	for _, key := range keys {
 		found = append(found, "snapshot "+key)
 	}
-	mounts, err := containerMounts(b.cfg.tag() + "-")
+	ours := func(id string) bool { return strings.HasPrefix(id, b.cfg.tag()+"-") }
+	mounts, err := containerMounts(ours)
 	if err != nil {
 		return nil, fmt.Errorf("looking for leftovers: %w", err)
 	}
@@ -61,7 +63,7 @@ func (b *Backend) Leftovers(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("looking for leftovers: %w", err)
 	}
 	found = append(found, helpers...)
-	shims, err := shimsOf(b.cfg.tag() + "-")
+	shims, err := shimsOf(ours)
 	if err != nil {
 		return nil, fmt.Errorf("looking for leftovers: %w", err)
 	}

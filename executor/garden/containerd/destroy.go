@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -102,7 +101,7 @@ func (b *Backend) destroyTask(ctx context.Context, id string) error {
 
 // unmountRoot detaches the root file system of a container that its shim left mounted.
 func unmountRoot(id string) error {
-	mounts, err := containerMounts(id)
+	mounts, err := containerMounts(func(other string) bool { return other == id })
 	if err != nil {
 		return err
 	}
@@ -114,12 +113,12 @@ func unmountRoot(id string) error {
 	return nil
 }
 
-// containerMounts are the mounts of a container, or with a prefix of ids of several, in the machine's namespace. Their
-// paths are the daemon's affair, but for the id, which is the last but one part.
-func containerMounts(prefix string) ([]string, error) {
+// containerMounts are the root file systems of containers, chosen by id, in the machine's namespace. Their paths are the
+// daemon's affair, but for the id, which is the last but one part.
+func containerMounts(wanted func(id string) bool) ([]string, error) {
 	mounts, err := mountinfo.GetMounts(func(info *mountinfo.Info) (skip, stop bool) {
 		folder, name := filepath.Split(info.Mountpoint)
-		return name != "rootfs" || !strings.HasPrefix(filepath.Base(folder), prefix), false
+		return name != "rootfs" || !wanted(filepath.Base(folder)), false
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing mounts: %w", err)

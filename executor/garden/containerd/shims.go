@@ -21,7 +21,7 @@ func settle(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, settleTimeout, errors.New("shim does not end"))
 	defer cancel()
 	for {
-		shims, err := shimsOf(id)
+		shims, err := shimsOf(func(other string) bool { return other == id })
 		if err != nil || len(shims) == 0 {
 			return err
 		}
@@ -35,8 +35,8 @@ func settle(ctx context.Context, id string) error {
 	}
 }
 
-// shimsOf finds the shims of the containers whose ids begin with prefix.
-func shimsOf(prefix string) ([]int, error) {
+// shimsOf finds the shims of containers, chosen by id.
+func shimsOf(wanted func(id string) bool) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, fmt.Errorf("listing processes: %w", err)
@@ -56,7 +56,7 @@ func shimsOf(prefix string) ([]int, error) {
 			continue
 		}
 		for at, argument := range arguments[:len(arguments)-1] {
-			if string(argument) == "-id" && bytes.HasPrefix(arguments[at+1], []byte(prefix)) {
+			if string(argument) == "-id" && wanted(string(arguments[at+1])) {
 				pids = append(pids, pid)
 			}
 		}
