@@ -217,7 +217,8 @@ func (b *Backend) register(ctx context.Context, c *container, spec garden.Contai
 
 // launch makes the namespaces, then starts the init and connects the network at the same time: the init needs none.
 func (b *Backend) launch(ctx context.Context, c *container, mounts []mount.Mount) error {
-	runc, err := typeurl.MarshalAnyToProto(&options.Options{Root: b.cfg.runcFolder()})
+	// No keyrings: the kernel lets a user have 200 keys, and every container and process would take one.
+	runc, err := typeurl.MarshalAnyToProto(&options.Options{Root: b.cfg.runcFolder(), NoNewKeyring: true})
 	if err != nil {
 		return fmt.Errorf("encoding runtime options: %w", err)
 	}
