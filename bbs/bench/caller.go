@@ -23,6 +23,11 @@ const block = 10000
 // raw is a message in its encoding.
 type raw struct{ bytes []byte }
 
+// reader is a message that is looked at while it is received, and not kept.
+type reader interface {
+	read(encoding []byte)
+}
+
 // rawCodec passes encodings through.
 type rawCodec struct{}
 
@@ -41,11 +46,16 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	m, ok := v.(*raw)
-	if !ok {
+	switch m := v.(type) {
+	case *raw:
+		m.bytes = data.Materialize()
+	case reader:
+		buffer := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		defer buffer.Free()
+		m.read(buffer.ReadOnlyData())
+	default:
 		return errNotRaw
 	}
-	m.bytes = data.Materialize()
 	return nil
 }
 

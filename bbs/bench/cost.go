@@ -101,8 +101,9 @@ func (w *world) profile(ctx context.Context, name string) (finish func() error, 
 
 func (p *process) profile(ctx context.Context, file string) error {
 	for path, to := range map[string]string{
-		fmt.Sprintf("profile?seconds=%d", profileSeconds): file,
-		"heap": strings.TrimSuffix(file, ".pprof") + "-heap.pprof",
+		fmt.Sprintf("/debug/pprof/profile?seconds=%d", profileSeconds): file,
+		"/debug/pprof/heap": strings.TrimSuffix(file, ".pprof") + "-heap.pprof",
+		"/metrics":          strings.TrimSuffix(file, ".pprof") + "-metrics.txt",
 	} {
 		if err := p.fetch(ctx, path, to); err != nil {
 			return fmt.Errorf("profiling %s: %w", p.name, err)
@@ -113,7 +114,7 @@ func (p *process) profile(ctx context.Context, file string) error {
 
 // fetch writes what the debug listener tells to a file.
 func (p *process) fetch(ctx context.Context, path, file string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.debug+"/debug/pprof/"+path, http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.debug+path, http.NoBody)
 	if err != nil {
 		return err
 	}

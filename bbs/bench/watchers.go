@@ -139,25 +139,33 @@ func watch(ctx context.Context, conn *grpc.ClientConn) (*watcher, error) {
 
 // read reads to the end of the watch.
 func (w *watcher) read() {
+	var m response
 	for {
-		var m raw
 		if err := w.stream.RecvMsg(&m); err != nil {
 			w.failed.Store(&err)
 			return
 		}
 		now := time.Now()
-		revision, events, complete := changes(m.bytes)
 		w.mu.Lock()
-		w.events += events
-		if complete {
-			w.seen = append(w.seen, sighting{revision, now})
+		w.events += m.events
+		if m.complete {
+			w.seen = append(w.seen, sighting{m.revision, now})
 		}
 		w.mu.Unlock()
-		if complete {
-			w.position.Store(revision)
+		if m.complete {
+			w.position.Store(m.revision)
 		}
 	}
 }
+
+// response is what a watcher wants to know of a WatchResponse.
+type response struct {
+	revision uint64
+	events   int
+	complete bool
+}
+
+func (r *response) read(encoding []byte) { r.revision, r.events, r.complete = changes(encoding) }
 
 // changes walks over a WatchResponse and counts the events of its changes. It is complete if no more of the same revision follow.
 func changes(response []byte) (revision uint64, events int, complete bool) {
