@@ -91,8 +91,11 @@ func (w *worker) observe(ctx context.Context, revision uint64) (state, error) {
 			return s, fmt.Errorf("task %q lives, although it was deleted", t.GetTaskGuid())
 		}
 		s.task = taskState{
-			state: t.GetState(), run: t.GetInstanceGuid(), rejections: t.GetRejectionCount(), rejection: t.GetRejectionReason(),
+			state: t.GetState(), rejections: t.GetRejectionCount(), rejection: t.GetRejectionReason(),
 			failed: t.GetFailed(), reason: t.GetFailureReason(), result: t.GetResult(),
+		}
+		if s.task.state == taskRunning { // else it tells which cell is to cancel it
+			s.task.run = t.GetInstanceGuid()
 		}
 	}
 	return s, nil

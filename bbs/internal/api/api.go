@@ -36,7 +36,6 @@ type Cells interface {
 
 // Effects is what the API asks of what follows commits.
 type Effects interface {
-	CancelTask(cellID, taskGUID, instanceGUID string)
 	OverrideBrake(release bool, during time.Duration)
 	Status() effect.Status
 }

@@ -48,11 +48,8 @@ func (f fakeCells) List() []cells.Cell { return f }
 
 // fakeEffects remembers what it was asked for.
 type fakeEffects struct {
-	cancelled chan string
-	released  atomic.Bool
+	released atomic.Bool
 }
-
-func (f *fakeEffects) CancelTask(cellID, taskGUID, _ string) { f.cancelled <- cellID + "/" + taskGUID }
 
 func (f *fakeEffects) OverrideBrake(release bool, _ time.Duration) {
 	f.released.Store(release)
@@ -70,7 +67,7 @@ func newHarness(t *testing.T) *harness {
 	st, err := store.New(store.Config{Pool: pool, Keys: keys, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	h := &harness{
-		t: t, pool: pool, store: st, effects: &fakeEffects{cancelled: make(chan string, 8)}, authority: mtlstest.NewAuthority(t),
+		t: t, pool: pool, store: st, effects: &fakeEffects{}, authority: mtlstest.NewAuthority(t),
 		cells: fakeCells{{Presence: &workloadv1.CellPresence{CellId: "cell-1", PlacementTags: []string{"a"}, OptionalPlacementTags: []string{"b"}}}},
 	}
 	h.held.Store(true)

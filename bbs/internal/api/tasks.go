@@ -148,7 +148,6 @@ func (t *tasks) CancelTask(ctx context.Context, req *bbsv1.CancelTaskRequest) (*
 	if err != nil {
 		return nil, fmt.Errorf("cancelling task %q: %w", req.GetTaskGuid(), err)
 	}
-	t.Effects.CancelTask(cancelled.CellID, cancelled.GUID, cancelled.InstanceGUID)
 	t.Log.InfoContext(ctx, "task-cancelled", "task_guid", req.GetTaskGuid(), "cell_id", cancelled.CellID)
 	return &bbsv1.CancelTaskResponse{Revision: revision}, nil
 }

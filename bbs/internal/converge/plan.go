@@ -309,6 +309,9 @@ func (p *planner) task(t *task.Task) {
 	case task.Resolving:
 		stats.TasksResolving++
 	}
+	if t.CancelStands() {
+		p.cell(t.CellID)
+	}
 	if action := p.view.decideTask(t); action != TaskNothing {
 		p.plan.Tasks = append(p.plan.Tasks, TaskWork{GUID: t.GUID, Action: action})
 		return

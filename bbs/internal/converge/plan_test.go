@@ -264,9 +264,16 @@ func TestConvergenceOfTasks(t *testing.T) {
 			task:   task.Task{State: task.Resolving, UpdatedAt: ago(31 * time.Second), FirstCompletedAt: ago(121 * time.Second)},
 			action: TaskDemote, after: "gone",
 		},
-		"a completed task that is young":           {task: task.Task{State: task.Completed, UpdatedAt: ago(time.Second), FirstCompletedAt: ago(time.Second), HasCallback: true}, after: "Completed"},
-		"a completed task whose callback is due":   {task: task.Task{State: task.Completed, UpdatedAt: ago(31 * time.Second), FirstCompletedAt: ago(31 * time.Second), HasCallback: true}, after: "Completed", called: true},
-		"a completed task without callback":        {task: task.Task{State: task.Completed, UpdatedAt: ago(31 * time.Second), FirstCompletedAt: ago(31 * time.Second)}, after: "Completed"},
+		"a completed task that is young":         {task: task.Task{State: task.Completed, UpdatedAt: ago(time.Second), FirstCompletedAt: ago(time.Second), HasCallback: true}, after: "Completed"},
+		"a completed task whose callback is due": {task: task.Task{State: task.Completed, UpdatedAt: ago(31 * time.Second), FirstCompletedAt: ago(31 * time.Second), HasCallback: true}, after: "Completed", called: true},
+		"a completed task without callback":      {task: task.Task{State: task.Completed, UpdatedAt: ago(31 * time.Second), FirstCompletedAt: ago(31 * time.Second)}, after: "Completed"},
+		"a cancelled task whose lost cell was not told": {
+			task: task.Task{State: task.Completed, CellID: "cell-1", InstanceGUID: "r", FirstCompletedAt: now.UnixNano()}, cells: Cells{"cell-1": Lost},
+			action: TaskForgetCell, after: "Completed",
+		},
+		"a cancelled task whose cell was not told": {
+			task: task.Task{State: task.Completed, CellID: "cell-1", FirstCompletedAt: now.UnixNano()}, cells: Cells{"cell-1": Unsure}, after: "Completed",
+		},
 		"a completed task that nobody took":        {task: task.Task{State: task.Completed, FirstCompletedAt: ago(120*time.Second + 1)}, action: TaskExpireCompleted, after: "gone"},
 		"a completed task that is not yet expired": {task: task.Task{State: task.Completed, UpdatedAt: ago(time.Second), FirstCompletedAt: ago(120 * time.Second)}, after: "Completed"},
 	}

@@ -18,10 +18,12 @@ const (
 	TaskDemote
 	// TaskExpireCompleted deletes a task whose outcome nobody took.
 	TaskExpireCompleted
+	// TaskForgetCell gives up telling the cell of a cancelled task, because it is lost.
+	TaskForgetCell
 )
 
 func (a TaskAction) String() string {
-	names := [...]string{"nothing", "expire-pending", "lose", "demote", "expire-completed"}
+	names := [...]string{"nothing", "expire-pending", "lose", "demote", "expire-completed", "forget-cell"}
 	if int(a) < len(names) {
 		return names[a]
 	}
@@ -45,6 +47,9 @@ func (v *View) ConvergeTask(t *task.Task) (after *task.Task, taken []TaskAction)
 
 func (v *View) decideTask(t *task.Task) TaskAction {
 	now := v.Now.UnixNano()
+	if t.CancelStands() && v.Cells[t.CellID] == Lost {
+		return TaskForgetCell
+	}
 	switch t.State {
 	case task.Pending:
 		if now-t.CreatedAt > v.Config.ExpirePendingTask.Nanoseconds() {
@@ -77,6 +82,8 @@ func (v *View) actTask(action TaskAction, t *task.Task) *task.Task {
 		after, err = task.Fail(t, task.ReasonCellDisappeared, v.Now)
 	case TaskDemote:
 		after, err = task.Demote(t)
+	case TaskForgetCell:
+		after = task.CancelTold(t, task.Run{CellID: t.CellID, InstanceGUID: t.InstanceGUID})
 	case TaskExpireCompleted, TaskNothing:
 	}
 	if err != nil {

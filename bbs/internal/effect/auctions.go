@@ -22,15 +22,17 @@ const (
 // auctions offers what waits for a cell to the auctioneer. What was accepted is not its concern any
 // more: if it still waits after a while convergence offers it again.
 type auctions struct {
-	store  Store
+	store Store
+	// again is for how long an instance that could not be placed waits until it is offered again.
+	again  time.Duration
 	client auctioneerv1.AuctionsClient
 	log    *slog.Logger
 	lrps   *pending[lrp.Key]
 	tasks  *pending[string]
 }
 
-func newAuctions(store Store, client auctioneerv1.AuctionsClient, log *slog.Logger) *auctions {
-	return &auctions{store: store, client: client, log: log, lrps: newPending[lrp.Key](), tasks: newPending[string]()}
+func newAuctions(store Store, client auctioneerv1.AuctionsClient, again time.Duration, log *slog.Logger) *auctions {
+	return &auctions{store: store, again: again, client: client, log: log, lrps: newPending[lrp.Key](), tasks: newPending[string]()}
 }
 
 // rejectionPauses are the pauses before a task that was rejected is offered again.
@@ -39,9 +41,12 @@ var rejectionPauses = [...]time.Duration{time.Second, 5 * time.Second, 15 * time
 func (a *auctions) committed(c Changes, now time.Time) {
 	var keys []lrp.Key
 	for _, row := range c.Actuals {
-		// One with a placement error was offered and has to wait its time.
-		if row.State == lrp.Unclaimed && row.PlacementError == "" {
+		switch {
+		case row.State != lrp.Unclaimed:
+		case row.PlacementError == "":
 			keys = append(keys, row.Key)
+		default:
+			a.lrps.add(a.dueAt(row, now), row.Key)
 		}
 	}
 	a.lrps.add(now, keys...)
@@ -55,6 +60,15 @@ func (a *auctions) committed(c Changes, now time.Time) {
 		}
 		a.tasks.add(at, t.GUID)
 	}
+}
+
+// dueAt is when an instance that waits for a cell is to be offered: at once, or some time after it could
+// not be placed.
+func (a *auctions) dueAt(row *lrp.Actual, now time.Time) time.Time {
+	if row.PlacementError == "" {
+		return now
+	}
+	return row.SinceTime().Add(a.again)
 }
 
 func (a *auctions) runLRPs(ctx context.Context) error {

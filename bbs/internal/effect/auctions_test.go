@@ -34,8 +34,15 @@ func TestAuctionsFollowCommits(t *testing.T) {
 		})
 		expect(t, "requested after a crash", r.auctioneer.took(), "[a[0]]")
 
-		r.transition(t, 0, func(i lrp.Instance) (lrp.Outcome, error) { return lrp.Fail(i, "no room", time.Now()) })
-		expect(t, "requested after a failed placement", r.auctioneer.took())
+		passes(7 * time.Second) // so that the times of looks at everything are others
+		fail := func(i lrp.Instance) (lrp.Outcome, error) { return lrp.Fail(i, "no room", time.Now()) }
+		r.transition(t, 0, fail)
+		r.transition(t, 1, fail)
+		passes(30*time.Second - time.Millisecond)
+		expect(t, "requested soon after a failed placement", r.auctioneer.took())
+		r.start(t, 1, "cell-1")
+		passes(time.Millisecond)
+		expect(t, "requested when its time has come, as far as it still waits", r.auctioneer.took(), "[a[0]]")
 	})
 }
 
@@ -46,6 +53,11 @@ func TestAuctionsOfAnEarlierMasterAreFound(t *testing.T) {
 		r.create(tx, &lrp.Desired{ProcessGUID: "a", Instances: 2})
 		tx.tasks["t"] = &task.Task{GUID: "t", State: task.Pending}
 		tx.tasks["u"] = &task.Task{GUID: "u", State: task.Running, CellID: "cell-1"}
+		// It was offered, could not be placed, and has to wait its time.
+		failed := &lrp.Actual{
+			Key: lrp.Key{ProcessGUID: "b"}, State: lrp.Unclaimed, PlacementError: "no room", Since: time.Now().Add(-20 * time.Second).UnixNano(),
+		}
+		tx.desired["b"], tx.actual[failed.Key] = &lrp.Desired{ProcessGUID: "b", Instances: 1}, lrp.Instance{Ordinary: failed}
 	}
 	inBubble(t, prepare, func(r *rig) {
 		t := r.t
@@ -54,6 +66,8 @@ func TestAuctionsOfAnEarlierMasterAreFound(t *testing.T) {
 			got[0], got[1] = got[1], got[0]
 		}
 		expect(t, "requested", got, "[a[0 1]]", "[t]")
+		passes(10 * time.Second)
+		expect(t, "requested later", r.auctioneer.took(), "[b[0]]")
 	})
 }
 

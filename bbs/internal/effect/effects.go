@@ -54,7 +54,7 @@ type Effects struct {
 func New(config Config, store Store, peers Peers, log *slog.Logger) *Effects {
 	e := &Effects{
 		store:     store,
-		auctions:  newAuctions(store, peers.Auctions, log),
+		auctions:  newAuctions(store, peers.Auctions, config.Converge.StaleUnclaimed, log),
 		orders:    newOrders(store, peers.Cells, log),
 		callbacks: newCallbacks(store, peers.Callbacks, log),
 	}
@@ -95,7 +95,7 @@ func (e *Effects) recover() {
 	for row := range state.Records() {
 		switch {
 		case row.State == lrp.Unclaimed:
-			e.auctions.lrps.add(now, row.Key)
+			e.auctions.lrps.add(e.auctions.dueAt(row, now), row.Key)
 		case row.StopRequested:
 			e.orders.tell(row.CellID, order{key: row.Key, instance: row.InstanceGUID}, now)
 		}
@@ -104,17 +104,12 @@ func (e *Effects) recover() {
 		switch {
 		case t.State == task.Pending:
 			e.auctions.tasks.add(now, t.GUID)
-		case t.State == task.Completed && t.HasCallback:
+		case t.CancelStands():
+			e.orders.tell(t.CellID, order{taskGUID: t.GUID, instance: t.InstanceGUID}, now)
+		}
+		if t.State == task.Completed && t.HasCallback {
 			e.callbacks.due.add(now, t.GUID)
 		}
-	}
-}
-
-// CancelTask has a cell delete the container of a task that was cancelled there. It is told a few
-// times at most and forgotten at a restart: the cell also finds out by itself.
-func (e *Effects) CancelTask(cellID, taskGUID, instanceGUID string) {
-	if cellID != "" {
-		e.orders.tell(cellID, order{taskGUID: taskGUID, instance: instanceGUID}, time.Now())
 	}
 }
 

@@ -22,9 +22,6 @@ const (
 	// orderAgain is after how long a stop that the cell has noted is ordered again if the instance is
 	// still there. Cells let an application ten seconds to end.
 	orderAgain = 30 * time.Second
-	// cancelAttempts bounds the orders to cancel a task, which no record remembers: the cell finds out
-	// by itself at its next comparison with the BBS.
-	cancelAttempts = 5
 )
 
 // ErrNoCell means that a cell is not present.
@@ -62,9 +59,8 @@ type orders struct {
 
 // cellQueue is what one cell is to be told.
 type cellQueue struct {
-	cellID   string
-	orders   *pending[order]
-	attempts map[order]int // of cancels; only its goroutine uses it
+	cellID string
+	orders *pending[order]
 }
 
 func newOrders(store Store, cells Cells, log *slog.Logger) *orders {
@@ -75,6 +71,11 @@ func (o *orders) committed(c Changes, now time.Time) {
 	for _, row := range c.Actuals {
 		if row.StopRequested && row.Held() {
 			o.tell(row.CellID, order{key: row.Key, instance: row.InstanceGUID}, now)
+		}
+	}
+	for _, t := range c.Tasks {
+		if t.CancelStands() {
+			o.tell(t.CellID, order{taskGUID: t.GUID, instance: t.InstanceGUID}, now)
 		}
 	}
 	for _, d := range c.Desireds {
@@ -116,7 +117,7 @@ func (o *orders) tell(cellID string, what order, at time.Time) {
 	defer o.mu.Unlock()
 	q := o.queues[cellID]
 	if q == nil {
-		q = &cellQueue{cellID: cellID, orders: newPending[order](), attempts: map[order]int{}}
+		q = &cellQueue{cellID: cellID, orders: newPending[order]()}
 		o.queues[cellID] = q
 		o.unserved.add(at, cellID)
 	}
@@ -183,7 +184,7 @@ func (o *orders) serve(ctx context.Context, q *cellQueue) {
 // again, 0 if it is done with, and an error if the cell did not answer.
 func (o *orders) deliver(ctx context.Context, q *cellQueue, what order) (again time.Duration, err error) {
 	if what.taskGUID != "" {
-		return o.cancel(ctx, q, what)
+		return o.cancel(ctx, q.cellID, what)
 	}
 	state := o.store.Snapshot()
 	row := holder(state.Instance(what.key), q.cellID, what.instance)
@@ -287,21 +288,36 @@ func (o *orders) update(ctx context.Context, d *lrp.Desired, row *lrp.Actual) er
 	return nil
 }
 
-// cancel has a cell delete the container of a task that is over, a few times if need be.
-func (o *orders) cancel(ctx context.Context, q *cellQueue, what order) (time.Duration, error) {
+// cancel has a cell delete the container of a task that was cancelled there. The order stands in the
+// record of the task until the cell has taken it, or convergence finds the cell lost. If that record has
+// been deleted meanwhile, or made anew, it is told for as long as this process lives and the cell is
+// present.
+func (o *orders) cancel(ctx context.Context, cellID string, what order) (time.Duration, error) {
+	run := task.Run{CellID: cellID, InstanceGUID: what.instance}
 	t := o.store.Snapshot().Task(what.taskGUID)
-	client, err := o.cells.Instances(q.cellID)
-	if err != nil || t != nil && t.State == task.Running && t.InstanceGUID == what.instance {
-		delete(q.attempts, what)
-		return 0, nil // a cell that is gone has no container to delete
+	standing := t != nil && task.CancelTold(t, run) != t
+	client, err := o.cells.Instances(cellID)
+	switch {
+	case !standing && errors.Is(err, ErrNoCell):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("cancelling task %q: %w", what.taskGUID, err)
 	}
-	q.attempts[what]++
 	callCtx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	_, err = client.CancelTask(callCtx, &repv1.CancelTaskRequest{TaskGuid: what.taskGUID, InstanceGuid: what.instance})
-	if err == nil || q.attempts[what] >= cancelAttempts {
-		delete(q.attempts, what)
-		return 0, nil // told, or left to the cell to find out by itself
+	if err != nil {
+		return o.answered(ctx, cellID, err)
 	}
-	return o.answered(ctx, q.cellID, err)
+	err = o.store.Do(ctx, func(tx Tx) error {
+		before := tx.Task(what.taskGUID)
+		if after := task.CancelTold(before, run); after != before {
+			tx.PutTask(before, after)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("noting that cell %q cancels task %q: %w", cellID, what.taskGUID, err)
+	}
+	return 0, nil
 }

@@ -1,6 +1,7 @@
 package effect
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,28 +150,71 @@ func TestUpdatesAreToldToTheCellsConcerned(t *testing.T) {
 	})
 }
 
-func TestCancelsAreToldAFewTimes(t *testing.T) {
+// cancelled puts a task that was cancelled while it ran.
+func (r *rig) cancelled(t *testing.T, guid, cell, run string) {
+	t.Helper()
+	cancelled, err := task.Cancel(&task.Task{GUID: guid, State: task.Running, CellID: cell, InstanceGUID: run}, time.Now())
+	if err != nil {
+		t.Fatalf("cancelling: %v", err)
+	}
+	r.putTask(t, cancelled)
+	synctest.Wait()
+}
+
+func TestCancelsAreToldUntilTheCellTakesThem(t *testing.T) {
 	t.Parallel()
 	inBubble(t, nil, func(r *rig) {
 		t := r.t
 		r.cells.answer = func(string) (bool, error) { return false, errUnavailable }
-		r.effects.CancelTask("", "never-started", "")
-		r.effects.CancelTask("cell-1", "t", "run-1")
-		passes(5 * time.Minute)
-		if n := len(r.cells.took()); n != cancelAttempts {
-			t.Errorf("%d attempts", n)
+		r.cancelled(t, "pending", "", "")
+		r.cancelled(t, "t", "cell-1", "run-1")
+		passes(10 * time.Minute)
+		if n := len(r.cells.took()); n < 20 {
+			t.Errorf("only %d attempts in ten minutes", n)
 		}
 		r.cells.set(func() { r.cells.answer = nil })
-		r.effects.CancelTask("cell-1", "u", "run-2")
-		synctest.Wait()
-		expect(t, "ordered", r.cells.took(), "cell-1 cancel u run-2")
+		passes(time.Minute)
+		expect(t, "ordered once the cell answers", r.cells.took(), "cell-1 cancel t run-1")
+		if got := r.store.Snapshot().Task("t"); got.CancelStands() {
+			t.Errorf("the order still stands in %+v", got)
+		}
 		if got := r.effects.Waiting(); got.Cells != 0 {
 			t.Errorf("still waiting: %+v", got)
 		}
+	})
+}
+
+func TestCancelsOfDeletedTasksAreTold(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
+		r.cells.answer = func(string) (bool, error) { return false, errUnavailable }
+		r.cancelled(t, "deleted", "cell-1", "run-1")
+		r.cancelled(t, "again", "cell-2", "run-2")
+		r.cells.took()
+		r.store.edit(t, func(tx *memoryTx) { tx.PutTask(tx.Task("deleted"), nil) })
 		// A guid that was desired again and runs once more is another run.
-		r.putTask(t, &task.Task{GUID: "u", State: task.Running, CellID: "cell-1", InstanceGUID: "run-3"})
-		r.effects.CancelTask("cell-1", "u", "run-2")
-		synctest.Wait()
-		expect(t, "ordered for the earlier run", r.cells.took(), "cell-1 cancel u run-2")
+		r.putTask(t, &task.Task{GUID: "again", State: task.Running, CellID: "cell-2", InstanceGUID: "run-3"})
+		r.cells.set(func() { r.cells.answer = nil })
+		passes(time.Minute)
+		expect(t, "ordered for the earlier runs", r.cells.took(), "cell-1 cancel deleted run-1", "cell-2 cancel again run-2")
+		if got := r.store.Snapshot().Task("again"); got.CellID != "cell-2" {
+			t.Errorf("the later run was forgotten: %+v", got)
+		}
+	})
+}
+
+func TestCancelsOfAnEarlierMasterAreFound(t *testing.T) {
+	t.Parallel()
+	prepare := func(r *rig) {
+		tx := &memoryTx{state: r.store.state}
+		tx.tasks["t"] = &task.Task{GUID: "t", State: task.Completed, CellID: "cell-1", InstanceGUID: "run-1"}
+		tx.tasks["u"] = &task.Task{GUID: "u", State: task.Resolving, CellID: "cell-1", InstanceGUID: "run-2"}
+		tx.tasks["v"] = &task.Task{GUID: "v", State: task.Completed}
+	}
+	inBubble(t, prepare, func(r *rig) {
+		got := r.cells.took()
+		slices.Sort(got)
+		expect(r.t, "ordered", got, "cell-1 cancel t run-1", "cell-1 cancel u run-2")
 	})
 }

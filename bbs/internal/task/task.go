@@ -50,7 +50,8 @@ type Task struct {
 	GUID   string
 	Domain string
 
-	// CellID and InstanceGUID are set while Running. The guid is made for each start; a cell proves
+	// CellID and InstanceGUID are set while Running, and after that for as long as the cell is to be
+	// told that the task was cancelled (CancelStands). The guid is made for each start; a cell proves
 	// with it which run it speaks of.
 	CellID       string
 	InstanceGUID string
@@ -83,6 +84,12 @@ type Task struct {
 
 // UpdatedTime is UpdatedAt as a time in UTC.
 func (t *Task) UpdatedTime() time.Time { return time.Unix(0, t.UpdatedAt).UTC() }
+
+// CancelStands reports whether the cell that ran the task when it was cancelled has not yet said that it
+// knows, and so may still have a container of it.
+func (t *Task) CancelStands() bool {
+	return t.CellID != "" && (t.State == Completed || t.State == Resolving)
+}
 
 // Event tells watchers of one change of a task: created if Before is nil, removed if After is nil.
 type Event struct {

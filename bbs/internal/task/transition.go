@@ -84,10 +84,28 @@ func Complete(t *Task, by Run, r Result, now time.Time) (*Task, error) {
 	return t.completed(r, now), nil
 }
 
-// Cancel completes a task that has not ended as failed.
+// Cancel completes a task that has not ended as failed. Its cell, if it has one, stays in the record
+// until CancelTold: it is to be told.
 //
 // It returns ErrNotFound or ErrInvalidStateTransition.
-func Cancel(t *Task, now time.Time) (*Task, error) { return Fail(t, ReasonCancelled, now) }
+func Cancel(t *Task, now time.Time) (*Task, error) {
+	cancelled, err := Fail(t, ReasonCancelled, now)
+	if err == nil {
+		cancelled.CellID, cancelled.InstanceGUID = t.CellID, t.InstanceGUID
+	}
+	return cancelled, err
+}
+
+// CancelTold records that the cell of a cancelled run knows of it, or is lost. If no such order stands
+// it returns t itself, which may be nil.
+func CancelTold(t *Task, run Run) *Task {
+	if t == nil || !t.CancelStands() || t.CellID != run.CellID || t.InstanceGUID != run.InstanceGUID {
+		return t
+	}
+	told := *t
+	told.CellID, told.InstanceGUID = "", ""
+	return &told
+}
 
 // Fail completes a task that has not ended as failed, for the reason.
 //
@@ -111,13 +129,17 @@ func RejectPlacement(t *Task, reason string, maxRetries int32, now time.Time) (*
 }
 
 // Reject gives a task back whose action never began: it waits again, or has failed if it was rejected
-// maxRetries times before.
+// maxRetries times before. A cell that names its run may repeat itself: only a rejection leads back to
+// Pending, so that is then counted already, and nothing changes.
 //
 // It returns ErrNotFound, ErrRunningOnDifferentCell if another run has the task, or
 // ErrCannotBeRejected if it has ended.
 func Reject(t *Task, by Run, reason string, maxRetries int32, now time.Time) (*Task, error) {
-	if t != nil && t.State == Running && !by.is(t) {
+	switch {
+	case t != nil && t.State == Running && !by.is(t):
 		return t, ErrRunningOnDifferentCell.With("task %q", t.GUID)
+	case t != nil && t.State == Pending && by.InstanceGUID != "":
+		return t, nil
 	}
 	return reject(t, reason, maxRetries, now)
 }

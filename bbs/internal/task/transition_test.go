@@ -194,74 +194,179 @@ func TestDemoteKeepsTheTimes(t *testing.T) {
 	}
 }
 
-// Whatever cells, clients, the auctioneer and convergence do, in whatever order and however often
-// repeated: a run is allowed at most once, no two runs of a task are allowed at a time unless the first
-// was given back before its action began, and an outcome is never replaced.
+func TestARepeatedRejectionCountsOnce(t *testing.T) {
+	t.Parallel()
+	once, err := Reject(in(Running), onCell1, "no disk", 3, now)
+	require.NoError(t, err)
+	again, err := Reject(once, onCell1, "no disk", 3, now.Add(time.Second))
+	require.NoError(t, err)
+	require.Same(t, once, again)
+	without, err := Reject(once, Run{CellID: "cell-1"}, "no disk", 3, now)
+	require.NoError(t, err)
+	require.Equal(t, int32(2), without.RejectionCount, "rejections, one of them by a cell that does not know its run")
+}
+
+func TestACancelledTaskKeepsItsCellUntilThatIsTold(t *testing.T) {
+	t.Parallel()
+	running := in(Running)
+	cancelled, err := Cancel(running, now)
+	require.NoError(t, err)
+	require.True(t, cancelled.CancelStands())
+	require.Equal(t, Run{CellID: cancelled.CellID, InstanceGUID: cancelled.InstanceGUID}, onCell1)
+	for name, other := range map[string]Run{"another cell": {CellID: "cell-2", InstanceGUID: "run-1"}, "another run": {CellID: "cell-1", InstanceGUID: "run-2"}} {
+		require.Same(t, cancelled, CancelTold(cancelled, other), name)
+	}
+	resolving, err := Resolve(cancelled, now)
+	require.NoError(t, err)
+	told := CancelTold(resolving, onCell1)
+	require.False(t, told.CancelStands())
+	require.Equal(t, Resolving, told.State)
+	require.Same(t, told, CancelTold(told, onCell1))
+	require.Nil(t, CancelTold(nil, onCell1))
+
+	require.Same(t, running, CancelTold(running, onCell1), "a task that runs")
+	pending, err := Cancel(in(Pending), now)
+	require.NoError(t, err)
+	require.False(t, pending.CancelStands(), "a task that never ran")
+}
+
+// play is one task as the rules make it, and what cells did that were allowed to.
+type play struct {
+	task *Task
+	runs int // that were ever allowed, in this life of the guid and in earlier ones
+	// allowed are the runs of this life that may begin or have begun, by guid.
+	allowed map[string]string
+	// begun are the runs of this life whose action has begun.
+	begun map[string]bool
+	// rejections counts what should be counted: each run once, and each of the auctioneer's.
+	rejections int32
+}
+
+func newPlay() *play {
+	p := &play{}
+	p.desire()
+	return p
+}
+
+// desire begins another life of the guid.
+func (p *play) desire() {
+	p.task, p.allowed, p.begun, p.rejections = in(Pending), map[string]string{}, map[string]bool{}, 0
+}
+
+// take applies the outcome of a message.
+func (p *play) take(t *rapid.T, what string, after *Task, err error) {
+	if err != nil {
+		return
+	}
+	before := p.task
+	if before.State != Pending && before.State != Running &&
+		(after.Result != before.Result || after.FailureReason != before.FailureReason || after.FirstCompletedAt != before.FirstCompletedAt) {
+		t.Fatalf("%s replaced the outcome %+v by %+v", what, before, after)
+	}
+	p.task = after
+}
+
+// anyRun names a run that was, is, or never was, also of an earlier life: messages arrive late and more
+// than once. A cell that has lost the guid names none.
+func (p *play) anyRun(t *rapid.T) Run {
+	run := Run{CellID: rapid.SampledFrom([]string{"cell-1", "cell-2"}).Draw(t, "cell")}
+	if n := rapid.IntRange(0, p.runs+1).Draw(t, "run"); n > 0 {
+		run.InstanceGUID = fmt.Sprint("run-", n)
+	}
+	return run
+}
+
+// mayReject reports whether an honest cell sends that rejection: it must not when the action has begun
+// there.
+func (p *play) mayReject(by Run) bool {
+	for run := range p.begun {
+		if run == by.InstanceGUID || by.InstanceGUID == "" && p.allowed[run] == by.CellID {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *play) start(t *rapid.T) {
+	by, guid := rapid.SampledFrom([]string{"cell-1", "cell-2"}).Draw(t, "cell"), fmt.Sprint("run-", p.runs+1)
+	after, should, err := Start(p.task, by, guid, now)
+	if should {
+		if len(p.allowed) > 0 {
+			t.Fatalf("a second run was allowed beside %v", p.allowed)
+		}
+		p.runs++
+		p.allowed[guid] = by
+	}
+	p.take(t, "start", after, err)
+}
+
+func (p *play) reject(t *rapid.T) {
+	by := p.anyRun(t)
+	if !p.mayReject(by) {
+		return
+	}
+	running := p.task.State == Running && p.task.CellID == by.CellID
+	given := p.task.InstanceGUID
+	after, err := Reject(p.task, by, "no room", 3, now)
+	switch {
+	case err != nil:
+	case running:
+		delete(p.allowed, given)
+		p.rejections++
+	case by.InstanceGUID == "":
+		p.rejections++ // the auctioneer's or a cell's, nobody knows
+	}
+	p.take(t, "reject", after, err)
+}
+
+// Whatever cells, clients, the auctioneer and convergence do, in whatever order, late and however often
+// repeated, also about earlier tasks of the guid: a run is allowed at most once, no two runs of a task
+// are allowed at a time unless the first was given back before its action began, an outcome is never
+// replaced, and no rejection counts twice.
 func TestTheActionRunsAtMostOnce(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		task, runs := in(Pending), 0
-		allowed := map[string]string{} // run -> cell, for runs that were not given back
-		began := map[string]bool{}     // runs whose action has begun
-		cell := rapid.SampledFrom([]string{"cell-1", "cell-2"})
-		anyRun := func(t *rapid.T) Run {
-			return Run{CellID: cell.Draw(t, "cell"), InstanceGUID: fmt.Sprint("run-", rapid.IntRange(1, runs+1).Draw(t, "run"))}
-		}
-		step := func(t *rapid.T, what string, after *Task, err error) {
-			if err != nil {
-				return
-			}
-			if task.State != Pending && task.State != Running &&
-				(after.Result != task.Result || after.FailureReason != task.FailureReason || after.FirstCompletedAt != task.FirstCompletedAt) {
-				t.Fatalf("%s replaced the outcome %+v by %+v", what, task, after)
-			}
-			task = after
-		}
+		p := newPlay()
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(t *rapid.T) {
-				if len(began) > 1 {
-					t.Fatalf("the action began in %v", began)
+				if len(p.begun) > 1 {
+					t.Fatalf("the action began in %v", p.begun)
+				}
+				if p.task.RejectionCount != p.rejections {
+					t.Fatalf("%d rejections were counted of %d", p.task.RejectionCount, p.rejections)
 				}
 			},
-			"start": func(t *rapid.T) {
-				by, guid := cell.Draw(t, "cell"), fmt.Sprint("run-", runs+1)
-				after, should, err := Start(task, by, guid, now)
-				if should {
-					if len(allowed) > 0 {
-						t.Fatalf("a second run was allowed beside %v", allowed)
-					}
-					runs++
-					allowed[guid] = by
-				}
-				step(t, "start", after, err)
-			},
+			"start": p.start,
 			"begin": func(*rapid.T) { // the cell runs the action as it was allowed to
-				for run := range allowed {
-					began[run] = true
+				for run := range p.allowed {
+					p.begun[run] = true
 				}
 			},
-			"reject": func(t *rapid.T) {
-				by := anyRun(t)
-				if began[by.InstanceGUID] {
-					return // a cell may not
-				}
-				after, err := Reject(task, by, "no room", 3, now)
-				if err == nil && task.State == Running {
-					delete(allowed, by.InstanceGUID)
-				}
-				step(t, "reject", after, err)
-			},
+			"reject": p.reject,
 			"reject placement": func(t *rapid.T) {
-				after, err := RejectPlacement(task, "no room", 3, now)
-				step(t, "reject placement", after, err)
+				after, err := RejectPlacement(p.task, "no room", 3, now)
+				if err == nil {
+					p.rejections++
+				}
+				p.take(t, "reject placement", after, err)
 			},
 			"complete": func(t *rapid.T) {
-				after, err := Complete(task, anyRun(t), Result{Result: fmt.Sprint(runs)}, now)
-				step(t, "complete", after, err)
+				after, err := Complete(p.task, p.anyRun(t), Result{Result: fmt.Sprint(p.runs)}, now)
+				p.take(t, "complete", after, err)
 			},
-			"cancel":  func(t *rapid.T) { after, err := Cancel(task, now); step(t, "cancel", after, err) },
-			"resolve": func(t *rapid.T) { after, err := Resolve(task, now); step(t, "resolve", after, err) },
-			"demote":  func(t *rapid.T) { after, err := Demote(task); step(t, "demote", after, err) },
+			"cancel": func(t *rapid.T) { after, err := Cancel(p.task, now); p.take(t, "cancel", after, err) },
+			"told":   func(t *rapid.T) { p.take(t, "told", CancelTold(p.task, p.anyRun(t)), nil) },
+			"lose": func(t *rapid.T) {
+				after, err := Fail(p.task, ReasonCellDisappeared, now)
+				p.take(t, "lose", after, err)
+			},
+			"resolve": func(t *rapid.T) { after, err := Resolve(p.task, now); p.take(t, "resolve", after, err) },
+			"demote":  func(t *rapid.T) { after, err := Demote(p.task); p.take(t, "demote", after, err) },
+			"delete and desire": func(*rapid.T) {
+				if CanDelete(p.task, true) == nil {
+					p.desire()
+				}
+			},
 		})
 	})
 }

@@ -35,7 +35,9 @@ func (r *Reconciler) fetch(ctx context.Context) (*records, error) {
 		})
 	})
 	group.Go(func() error {
-		stream, err := r.BBS.Tasks.ListTasks(ctx, &bbsv1.ListTasksRequest{CellId: r.CellID})
+		stream, err := r.BBS.Tasks.ListTasks(ctx, &bbsv1.ListTasksRequest{
+			CellId: r.CellID, States: []workloadv1.TaskState{workloadv1.TaskState_TASK_STATE_RUNNING},
+		})
 		return collect(stream, err, func(chunk *bbsv1.ListTasksResponse) {
 			for _, task := range chunk.GetTasks() {
 				out.tasks[task.GetTaskGuid()] = task
