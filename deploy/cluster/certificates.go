@@ -33,7 +33,21 @@ func newCertificates(folder string) (*certificates, error) {
 	if err := ca.Write(filepath.Join(folder, "ca.crt"), filepath.Join(folder, "ca.key")); err != nil {
 		return nil, err
 	}
-	return &certificates{folder: folder, authority: ca}, nil
+	// What instances show is signed by another authority: no process of the platform trusts them for it.
+	instances, err := authority.New("instances."+TrustDomain, certificateLifetime)
+	if err != nil {
+		return nil, err
+	}
+	c := &certificates{folder: folder, authority: ca}
+	if err := instances.Write(c.instanceCA()); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// instanceCA are the certificate and the key of the authority of instances.
+func (c *certificates) instanceCA() (certificate, key string) {
+	return filepath.Join(c.folder, "instance-ca.crt"), filepath.Join(c.folder, "instance-ca.key")
 }
 
 // issue makes a certificate for a process and returns its files.

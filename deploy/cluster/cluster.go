@@ -42,7 +42,9 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.StartTimeout, fmt.Errorf("the cluster was not ready within %v", o.StartTimeout))
 	defer cancel()
-	if err := Remove(ctx, o.Folder, o.Bin); err != nil {
+	if err := Remove(ctx, o.Folder, o.Bin); errors.Is(err, errRunning) {
+		return nil, err
+	} else if err != nil {
 		return nil, fmt.Errorf("removing what an earlier cluster left: %w", err)
 	}
 	s, err := takeSlot()
@@ -99,7 +101,7 @@ func (c *Cluster) start(ctx context.Context, o Options, s slot) (err error) {
 	return nil
 }
 
-// buildRootFS makes the root filesystem "busybox" with the sample application in it.
+// buildRootFS makes the root filesystem with the sample application in it.
 func (c *Cluster) buildRootFS(ctx context.Context) error {
 	if len(c.plan.cells) == 0 {
 		return nil // nobody would use it
@@ -287,6 +289,9 @@ func (c *Cluster) BinFolder() string { return c.plan.Bin }
 func (c *Cluster) Issue(file, role, name string) (mtls.Config, error) {
 	return c.certificates.issue(file, role, name)
 }
+
+// InstanceCA is the file of the authority that certifies instances.
+func (c *Cluster) InstanceCA() string { return c.plan.instanceCA }
 
 // Operator is the certificate of an operator.
 func (c *Cluster) Operator() mtls.Config { return c.operator }

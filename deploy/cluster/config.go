@@ -21,7 +21,12 @@ type plan struct {
 	router                             node
 	routerStatus                       string
 	nats                               node
+	// instanceCA and instanceKey are the files of the authority of instances.
+	instanceCA, instanceKey string
 }
+
+// rootFS is the name of the one root filesystem of the cells.
+const rootFS = "busybox"
 
 // node is one process of the plan.
 type node struct {
@@ -72,6 +77,7 @@ func newPlan(o Options, s slot, certificates *certificates) (*plan, error) {
 		p.cells, p.emitters = append(p.cells, cell), append(p.emitters, emitter)
 	}
 	p.nats = add("nats", mtls.RoleNATS, "")
+	p.instanceCA, p.instanceKey = certificates.instanceCA()
 	p.router, p.routerStatus = add("router", mtls.RoleRouter, ""), next()
 	if o.RouterPort != 0 {
 		p.router.address = fmt.Sprintf("127.0.0.1:%d", o.RouterPort)
@@ -140,12 +146,16 @@ func (p *plan) rep(i int) section {
 	config["cell"] = section{"id": n.cell, "zone": n.zone, "index": i, "address": n.address}
 	config["bbs"] = addresses(p.bbses)
 	config["locket"] = addresses(p.lockets)
-	config["executor"] = section{"state_dir": p.path(n.name, "executor"), "memory_mb": 4096, "disk_mb": 16384}
+	config["executor"] = section{
+		"state_dir": p.path(n.name, "executor"), "memory_mb": 4096, "disk_mb": 16384,
+		"instance_identity": section{"ca_certificate": p.instanceCA, "ca_key": p.instanceKey},
+		"self_check":        section{"rootfs": "preloaded:" + rootFS},
+	}
 	config["garden"] = section{
 		"socket":           privatedaemon.Socket(p.containerd(i)),
 		"state_folder":     p.path(n.name, "garden"),
 		"shared_folder":    sharedFolder,
-		"preloaded_rootfs": section{"busybox": p.path("rootfs")},
+		"preloaded_rootfs": section{rootFS: p.path("rootfs")},
 		"network_pool":     p.slot.network(i),
 		"external_ip":      "127.0.0.1",
 		"host_port_first":  first,

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -31,6 +33,19 @@ type Options struct {
 	StartTimeout time.Duration
 }
 
+// checkPort finds out now what would otherwise show as a router that never becomes ready.
+func checkPort(port int) error {
+	if port == 0 {
+		return nil
+	}
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port))) //nolint:noctx // returns at once
+	if err != nil {
+		return fmt.Errorf("the port of the router cannot be had: %w", err)
+	}
+	_ = listener.Close() // it was only tried
+	return nil
+}
+
 func (o *Options) complete() error {
 	var problems []error
 	for _, path := range []*string{&o.Folder, &o.Bin} {
@@ -46,6 +61,9 @@ func (o *Options) complete() error {
 	}
 	if o.Cells < 0 || o.Cells > maxCells {
 		problems = append(problems, fmt.Errorf("cells must be from 0 to %d, not %d", maxCells, o.Cells))
+	}
+	if err := checkPort(o.RouterPort); err != nil {
+		problems = append(problems, err)
 	}
 	if o.Progress == nil {
 		o.Progress = io.Discard

@@ -95,6 +95,8 @@ func StopRunning(ctx context.Context, folder string) (bool, error) {
 	return true, nil
 }
 
+var errRunning = errors.New("a cluster is running")
+
 // Remove empties the folder of a cluster. If a launcher was killed it first removes what that one could not: containers,
 // shims, networks, rules and mounts. It refuses a folder whose cluster runs, and one that holds something else.
 func Remove(ctx context.Context, folder, bin string) error {
@@ -104,7 +106,7 @@ func Remove(ctx context.Context, folder, bin string) error {
 	}
 	if r != nil {
 		if r.alive() {
-			return fmt.Errorf("the cluster in %s is running, started by process %d", folder, r.Launcher)
+			return fmt.Errorf("%w in %s, started by process %d; stop it first (make stop)", errRunning, folder, r.Launcher)
 		}
 		if err := r.clean(ctx, folder, bin); err != nil {
 			return err

@@ -21,7 +21,7 @@ func TestRemoveRefusesARunningCluster(t *testing.T) {
 	t.Parallel()
 	p := &plan{Options: Options{Folder: t.TempDir()}}
 	require.NoError(t, p.record())
-	require.ErrorContains(t, Remove(t.Context(), p.Folder, "bin"), "is running, started by process")
+	require.ErrorContains(t, Remove(t.Context(), p.Folder, "bin"), "a cluster is running in ")
 }
 
 func TestRemoveOfNothingSucceeds(t *testing.T) {

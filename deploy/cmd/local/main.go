@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -28,7 +29,7 @@ func main() {
 var errUsage = errors.New("usage: local run|smoke|stop [-folder DIR] [-bin DIR] [-cells N] [-port N]")
 
 func run(args []string) error {
-	if len(args) == 0 {
+	if len(args) == 0 || !slices.Contains([]string{"run", "smoke", "stop"}, args[0]) {
 		return errUsage
 	}
 	flags := flag.NewFlagSet("local "+args[0], flag.ContinueOnError)
@@ -36,8 +37,13 @@ func run(args []string) error {
 	bin := flags.String("bin", "bin", "where the binaries are")
 	cells := flags.Int("cells", 2, "how many cells")
 	port := flags.Int("port", 0, "port of the router on 127.0.0.1; 0 picks a free one")
-	if err := flags.Parse(args[1:]); err != nil {
-		return errUsage
+	switch err := flags.Parse(args[1:]); {
+	case errors.Is(err, flag.ErrHelp):
+		return nil // the flags have been shown
+	case err != nil:
+		return errUsage // what is wrong has been said
+	case flags.NArg() > 0:
+		return fmt.Errorf("unexpected argument %q; %w", flags.Arg(0), errUsage)
 	}
 	if *cells < 1 {
 		return fmt.Errorf("-cells must be at least 1, not %d: the sample needs one", *cells)
@@ -50,10 +56,8 @@ func run(args []string) error {
 		return runUntilStopped(ctx, options)
 	case "smoke":
 		return smoke(ctx, options)
-	case "stop":
-		return stop(ctx, options)
 	default:
-		return errUsage
+		return stop(ctx, options)
 	}
 }
 
@@ -99,6 +103,10 @@ func show(ctx context.Context, c *cluster.Cluster, began time.Time) error {
 	if _, err := s.askAll(ctx, sampleInstances); err != nil {
 		return err
 	}
+	identity, err := s.identity(ctx)
+	if err != nil {
+		return err
+	}
 	env, err := writeEnvironment(c)
 	if err != nil {
 		return err
@@ -110,19 +118,24 @@ func show(ctx context.Context, c *cluster.Cluster, began time.Time) error {
 		}
 	}
 	fmt.Printf(`
-ready after %.1f s. Three instances of the sample answer in turn:
+ready after %.1[1]f s. Three instances of the sample answer in turn:
 
-  curl -H 'Host: %s' http://%s/
+  curl -H 'Host: %[2]s' http://%[3]s/
+
+Each has a certificate of its own, here of %[4]s until %[5]s:
+
+  curl -H 'Host: %[2]s' http://%[3]s/identity | openssl x509 -noout -subject -ext subjectAltName
 
 Point cfdot at this cluster in another terminal:
 
-  eval "$(cat %s)"
+  eval "$(cat %[6]s)"
   cfdot actual-lrps
-  cfdot logs %s --follow
+  cfdot logs %[7]s --follow
 
-Logs of all processes: %s
+Logs of all processes: %[8]s
 Stop with Ctrl-C here, or "make stop" elsewhere.
-`, time.Since(began).Seconds(), sampleHost, c.RouterAddress(), env, sampleGUID, c.LogFolder())
+`, time.Since(began).Seconds(), sampleHost, c.RouterAddress(),
+		identity.Subject.CommonName, identity.NotAfter.Format(time.DateTime), env, sampleGUID, c.LogFolder())
 	return nil
 }
 

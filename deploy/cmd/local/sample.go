@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -181,24 +183,63 @@ func (s *sample) askAll(ctx context.Context, n int) (map[string]string, error) {
 }
 
 func (s *sample) ask(ctx context.Context, path string) (string, error) {
+	body, _, err := s.get(ctx, path)
+	return string(body), err
+}
+
+func (s *sample) get(ctx context.Context, path string) ([]byte, http.Header, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.cluster.RouterAddress()+path, http.NoBody)
 	if err != nil {
-		return "", err
+		return nil, nil, err
 	}
 	request.Host = sampleHost
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return "", err
+		return nil, nil, err
 	}
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return "", err
+		return nil, nil, err
 	}
 	if response.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("the router answered %s: %s", response.Status, strings.TrimSpace(string(body)))
+		return nil, nil, fmt.Errorf("the router answered %s: %s", response.Status, strings.TrimSpace(string(body)))
 	}
-	return string(body), nil
+	return body, response.Header, nil
+}
+
+// identity asks one instance for its certificate and checks that the authority of instances has given it to it.
+func (s *sample) identity(ctx context.Context) (*x509.Certificate, error) {
+	text, header, err := s.get(ctx, "/identity")
+	if err != nil {
+		return nil, fmt.Errorf("asking an instance for its certificate: %w", err)
+	}
+	authority, err := os.ReadFile(s.cluster.InstanceCA())
+	if err != nil {
+		return nil, fmt.Errorf("reading the authority of instances: %w", err)
+	}
+	return verifyIdentity(text, authority, header.Get("Instance-Guid"))
+}
+
+// verifyIdentity returns the first certificate of text if it is of the instance and of the authority.
+func verifyIdentity(text, authority []byte, guid string) (*x509.Certificate, error) {
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, errors.New("the certificate of the instance is not PEM")
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("reading the certificate of the instance: %w", err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(authority)
+	if _, err := certificate.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+		return nil, fmt.Errorf("verifying the certificate of the instance: %w", err)
+	}
+	if got := certificate.Subject.CommonName; got != guid {
+		return nil, fmt.Errorf("instance %q has the certificate of %q", guid, got)
+	}
+	return certificate, nil
 }
 
 // permanent marks an error that waiting does not mend.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -72,6 +73,24 @@ func serve(ctx context.Context, port int) error {
 	}
 }
 
+// identity answers with the certificate of the instance, as it is now: the platform replaces it before it ends.
+func identity(w http.ResponseWriter, _ *http.Request) {
+	certificate, key := os.Getenv("CF_INSTANCE_CERT"), os.Getenv("CF_INSTANCE_KEY")
+	// Only with its key a certificate is of any use.
+	if _, err := tls.LoadX509KeyPair(certificate, key); err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	text, err := os.ReadFile(certificate) //nolint:gosec // of our own environment
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Instance-Guid", os.Getenv("INSTANCE_GUID"))
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	_, _ = w.Write(text) // the client went away
+}
+
 func index() string { return os.Getenv("INSTANCE_INDEX") }
 
 func routes() http.Handler {
@@ -80,6 +99,7 @@ func routes() http.Handler {
 		_, _ = fmt.Fprintf(w, "instance %s (%s) at %s\n", index(), os.Getenv("INSTANCE_GUID"), os.Getenv("CF_INSTANCE_ADDR"))
 	})
 	mux.HandleFunc("GET /index", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, index()) })
+	mux.HandleFunc("GET /identity", identity)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) {
 		env := map[string]string{}
 		for _, variable := range os.Environ() {
