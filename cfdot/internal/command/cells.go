@@ -229,6 +229,8 @@ func (a *app) askCell(ctx context.Context, cell *bbsv1.Cell) (*repv1.StateRespon
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, a.flags.cellTime())
+	defer cancel()
 	state, err := repv1.NewAuctionClient(conn).State(ctx, &repv1.StateRequest{})
 	if err != nil {
 		err = fmt.Errorf("Rep error: Failed to get cell state for cell %s: %w", presence.GetCellId(), err) //nolint:staticcheck // the text that tools know

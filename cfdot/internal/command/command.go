@@ -93,7 +93,7 @@ Lists are lines of JSON for programs and a table on a terminal (-o).`,
 		id, title string
 		commands  []*cobra.Command
 	}{
-		{groupLRPs, "Long-running processes:", slices.Concat(a.lrps(), a.placements(), a.domains())},
+		{groupLRPs, "Long-running processes:", slices.Concat(a.lrps(), a.groups(), a.placements(), a.domains())},
 		{groupTasks, "Tasks:", a.taskCommands()},
 		{groupCells, "Cells:", a.cells()},
 		{groupFollow, "Events, logs and use:", slices.Concat(a.events(), a.logs(), a.top())},

@@ -44,6 +44,8 @@ func everyCommand() map[string]string {
 		`update-desired-lrp p {"instances":2}`: "",
 		"delete-desired-lrp p":                 "",
 		"actual-lrps":                          `{"process_guid":"p"`,
+		"actual-lrp-groups":                    `{"instance":{"process_guid":"p"`,
+		"actual-lrp-groups-for-guid p -i 0":    `{"instance":{"process_guid":"p"`,
 		"retire-actual-lrp p 0":                "",
 		"tasks":                                `{"task_guid":"t"`,
 		"task t":                               `{"task_guid":"t"`,
@@ -138,7 +140,7 @@ func TestEveryCommandIsHelpful(t *testing.T) {
 	require.Equal(t, p.run("--help").out, p.run().out, "without a command help is shown")
 	for line := range everyCommand() {
 		name := strings.Fields(line)[0]
-		require.Contains(t, help.out, "  "+name+" ", "help lists the command")
+		require.Equal(t, !strings.HasPrefix(name, "actual-lrp-groups"), strings.Contains(help.out, "  "+name+" "), "help lists %s unless it is deprecated", name)
 		topic := p.run("help", name)
 		require.Equal(t, ExitOK, topic.exit)
 		require.Contains(t, topic.out, "cfdot "+name)
@@ -176,6 +178,10 @@ func TestUsageMistakes(t *testing.T) {
 		"actual-lrps -i -1":                             "index must be at least 0",
 		"actual-lrps -i one":                            "invalid argument",
 		"actual-lrps --state BUSY":                      "state must be UNCLAIMED, CLAIMED, RUNNING or CRASHED",
+		"actual-lrps --state UNSPECIFIED":               "state must be UNCLAIMED, CLAIMED, RUNNING or CRASHED",
+		"actual-lrps --presence GONE":                   "presence must be ORDINARY, EVACUATING or SUSPECT",
+		"actual-lrp-groups-for-guid":                    "Missing arguments: PROCESS_GUID",
+		"actual-lrp-groups-for-guid p -i -1":            "index must be at least 0",
 		"actual-lrps -o xml":                            `"xml" is not an output format`,
 		"actual-lrps --timeout 1.5":                     "timeout must be a whole number of seconds",
 		"actual-lrps --timeout -1":                      "timeout must be a whole number of seconds",
@@ -242,6 +248,54 @@ func TestMissingEnvironment(t *testing.T) {
 			require.Contains(t, errs.String(), test.want)
 		})
 	}
+}
+
+func TestSkippingVerificationIsRefusedFromTheEnvironmentToo(t *testing.T) {
+	t.Parallel()
+	p := whole(t)
+	for value, want := range map[string]string{"true": "servers are always verified", "1": "servers are always verified", "perhaps": "SKIP_CERT_VERIFY must be true or false"} {
+		p.env["SKIP_CERT_VERIFY"] = value
+		got := p.run("domains")
+		require.Equal(t, ExitUsage, got.exit)
+		require.Contains(t, got.errors, want)
+	}
+	p.env["SKIP_CERT_VERIFY"] = "false"
+	require.Equal(t, ExitOK, p.run("domains").exit)
+}
+
+// TestGroups puts the records of an index together and chooses the one that counts.
+func TestGroups(t *testing.T) {
+	t.Parallel()
+	record := func(index int32, presence workloadv1.Presence, state workloadv1.ActualLRPState, guid string) *workloadv1.ActualLRP {
+		l := anInstance(index)
+		l.Presence, l.State, l.InstanceKey.InstanceGuid = presence, state, guid
+		return l
+	}
+	const (
+		ordinary, suspect, evacuating = workloadv1.Presence_PRESENCE_ORDINARY, workloadv1.Presence_PRESENCE_SUSPECT, workloadv1.Presence_PRESENCE_EVACUATING
+		running, claimed              = workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING, workloadv1.ActualLRPState_ACTUAL_LRP_STATE_CLAIMED
+	)
+	p := newPlatform(t)
+	p.bbs.actual = []*workloadv1.ActualLRP{
+		record(0, ordinary, claimed, "new"), record(0, evacuating, running, "old"),
+		record(1, ordinary, claimed, "replacement"), record(1, suspect, running, "lost"),
+		record(2, suspect, running, "lost"), record(2, ordinary, running, "replacement"),
+		record(3, evacuating, running, "alone"),
+	}
+	got := p.run("actual-lrp-groups")
+	require.Equal(t, ExitOK, got.exit, got.errors)
+	var pairs []string
+	for _, line := range got.lines() {
+		var g struct {
+			Instance, Evacuating struct {
+				GUID string `json:"instance_guid"`
+			}
+		}
+		require.NoError(t, json.Unmarshal([]byte(line), &g))
+		pairs = append(pairs, g.Instance.GUID+"/"+g.Evacuating.GUID)
+	}
+	require.Equal(t, []string{"new/old", "lost/", "replacement/", "/alone"}, pairs)
+	require.Contains(t, p.run("actual-lrp-groups", "-o", "table").out, "EVACUATING FROM")
 }
 
 func TestLocketNeedsNoBBS(t *testing.T) {
@@ -467,6 +521,11 @@ func TestRequests(t *testing.T) {
 		"desired-lrp --show-secrets p":         &bbsv1.GetDesiredLRPRequest{ProcessGuid: "p", IncludeSecrets: true},
 		"delete-desired-lrp p":                 &bbsv1.RemoveDesiredLRPRequest{ProcessGuid: "p"},
 		"actual-lrps":                          &bbsv1.ListActualLRPsRequest{},
+		"actual-lrp-groups -d apps -c cell-1":  &bbsv1.ListActualLRPsRequest{Domain: "apps", CellId: "cell-1"},
+		"actual-lrp-groups-for-guid p -i 1":    &bbsv1.ListActualLRPsRequest{ProcessGuids: []string{"p"}, Index: &one},
+		"actual-lrps --presence SUSPECT,EVACUATING": &bbsv1.ListActualLRPsRequest{
+			Presences: []workloadv1.Presence{workloadv1.Presence_PRESENCE_SUSPECT, workloadv1.Presence_PRESENCE_EVACUATING},
+		},
 		"actual-lrps -d apps -c cell-1 -p p -i 1 --state CRASHED,RUNNING": &bbsv1.ListActualLRPsRequest{
 			Domain: "apps", CellId: "cell-1", ProcessGuids: []string{"p"}, Index: &one,
 			States: []workloadv1.ActualLRPState{workloadv1.ActualLRPState_ACTUAL_LRP_STATE_CRASHED, workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING},

@@ -153,7 +153,11 @@ func (a *app) reportServer(err error) {
 	if number, ok := typeNumber(name); ok {
 		kind = fmt.Sprintf("Type %d: %s", number, name)
 	}
-	_, _ = fmt.Fprintf(a.Stderr, "%s error\n%s\nMessage: %s\n", server, kind, message(err))
+	said := message(err)
+	if server == serverLocket {
+		said = fault.Code(err).String() + ": " + said // scripts know a collision by AlreadyExists
+	}
+	_, _ = fmt.Fprintf(a.Stderr, "%s error\n%s\nMessage: %s\n", server, kind, said)
 	for _, violation := range fault.Violations(err) {
 		_, _ = fmt.Fprintf(a.Stderr, "  %s: %s\n", violation.Field, violation.Description)
 	}

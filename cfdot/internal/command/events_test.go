@@ -193,7 +193,7 @@ func TestLocket(t *testing.T) {
 	p.locket.err = fault.New(codes.AlreadyExists, "LockCollision", "another holds it")
 	got := p.run("claim-lock", "-k", "bbs", "-o", "me", "-t", "5")
 	require.Equal(t, ExitAPI, got.exit)
-	require.Equal(t, "Locket error\nType 30: LockCollision\nMessage: another holds it\n", got.errors)
+	require.Equal(t, "Locket error\nType 30: LockCollision\nMessage: AlreadyExists: another holds it\n", got.errors)
 	got = p.run("claim-lock", "-k", "bbs", "-o", "me", "-t", "5", "--output", "json")
 	require.JSONEq(t, `{"error": {"code": "AlreadyExists", "name": "LockCollision", "message": "another holds it"}}`, got.errors)
 }

@@ -61,6 +61,13 @@ func (f *flags) complete(a *app) error {
 			*value = a.Getenv(name)
 		}
 	}
+	if value := a.Getenv("SKIP_CERT_VERIFY"); value != "" && !f.skipVerify {
+		skip, err := strconv.ParseBool(value)
+		if err != nil {
+			return usage("SKIP_CERT_VERIFY must be true or false, not %q", value)
+		}
+		f.skipVerify = skip
+	}
 	if f.skipVerify {
 		return usage("skipCertVerify: servers are always verified; give their authorities with caCertFile")
 	}
@@ -129,6 +136,14 @@ func (f *flags) dialBBS() (*grpc.ClientConn, error) {
 
 func (f *flags) dialLocket() (*grpc.ClientConn, error) {
 	return f.dial("locketAPILocation", f.locket, mtls.Peer{Role: mtls.RoleLocket}, "locket.v1")
+}
+
+// cellTime is the time of one question to a cell. It always has a limit: one cell that hangs must not hold up a list of all.
+func (f *flags) cellTime() time.Duration {
+	if f.limit == 0 {
+		return grpcclient.DefaultTimeout
+	}
+	return f.limit
 }
 
 func (f *flags) dialCell(id, address string) (*grpc.ClientConn, error) {

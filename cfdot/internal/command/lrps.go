@@ -193,7 +193,7 @@ func (a *app) actualColumns() []output.Column[spec.ActualLRP] {
 		{Name: "PRESENCE", Cell: func(l spec.ActualLRP) string { return presenceMark(l.Presence) }},
 		{Name: "CELL", Cell: func(l spec.ActualLRP) string { return l.CellID }},
 		{Name: "ZONE", Cell: func(l spec.ActualLRP) string { return l.AvailabilityZone }},
-		{Name: "ADDRESS", Cell: addressCell},
+		{Name: "ADDRESS:PORT", Cell: addressCell},
 		{Name: "ROUTABLE", Cell: func(l spec.ActualLRP) string { return yesNo(l.Routable) }},
 		{Name: "CRASHES", Cell: func(l spec.ActualLRP) string { return strconv.Itoa(int(l.CrashCount)) }},
 		{Name: "AGE", Cell: func(l spec.ActualLRP) string { return output.Age(l.Since, a.now) }},
@@ -252,7 +252,7 @@ func routesCell(l spec.DesiredLRP) string {
 
 func (a *app) actualLRPs() *cobra.Command {
 	var domain, cell, process string
-	var states []string
+	var states, presences []string
 	index := -1
 	command := &cobra.Command{
 		Use: "actual-lrps", Short: "List what runs", Args: exactly(),
@@ -263,24 +263,32 @@ func (a *app) actualLRPs() *cobra.Command {
 	command.Flags().StringVarP(&process, "process-guid", "p", "", "only of this process")
 	command.Flags().IntVarP(&index, "index", "i", -1, "only this index")
 	command.Flags().StringSliceVar(&states, "state", nil, "only in these states: UNCLAIMED, CLAIMED, RUNNING, CRASHED")
+	command.Flags().StringSliceVar(&presences, "presence", nil, "only records of these kinds: ORDINARY, EVACUATING, SUSPECT")
 	command.RunE = func(c *cobra.Command, args []string) error {
 		request := &bbsv1.ListActualLRPsRequest{Domain: domain, CellId: cell}
 		if process != "" {
 			request.ProcessGuids = []string{process}
 		}
 		if c.Flags().Changed("index") {
-			if index < 0 || index > 1<<31-1 {
-				return usage("index must be at least 0, is %d", index)
+			number, err := indexOf(index)
+			if err != nil {
+				return err
 			}
-			number := int32(index)
 			request.Index = &number
 		}
 		for _, name := range states {
 			state, ok := workloadv1.ActualLRPState_value["ACTUAL_LRP_STATE_"+name]
-			if !ok {
+			if !ok || state == 0 {
 				return usage("state must be UNCLAIMED, CLAIMED, RUNNING or CRASHED, not %q", name)
 			}
 			request.States = append(request.States, workloadv1.ActualLRPState(state))
+		}
+		for _, name := range presences {
+			presence, ok := workloadv1.Presence_value["PRESENCE_"+name]
+			if !ok || presence == 0 {
+				return usage("presence must be ORDINARY, EVACUATING or SUSPECT, not %q", name)
+			}
+			request.Presences = append(request.Presences, workloadv1.Presence(presence))
 		}
 		return a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
 			return printAll(printer(a, a.actualColumns()...), func(show func(spec.ActualLRP) error) error {

@@ -32,7 +32,7 @@ func TestTables(t *testing.T) {
 	p.bbs.domains = append(p.bbs.domains, &bbsv1.Domain{Domain: "tasks", FreshUntil: timestamppb.New(time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local))})
 	for command, want := range map[string][]string{
 		"actual-lrps": {
-			"PROCESS INDEX STATE PRESENCE CELL ZONE ADDRESS ROUTABLE CRASHES AGE REASON",
+			"PROCESS INDEX STATE PRESENCE CELL ZONE ADDRESS:PORT ROUTABLE CRASHES AGE REASON",
 			"p 0 RUNNING ordinary cell-1 z1 10.255.0.1:8080 yes 0 3h12m",
 			"p 1 RUNNING ~suspect cell-1 z1 10.0.0.1:61001 no 0 3h12m",
 			"p 2 CRASHED ordinary no 4 3h12m APP/PROC/WEB: Exited with status 2",
@@ -40,7 +40,7 @@ func TestTables(t *testing.T) {
 		},
 		"desired-lrps": {"PROCESS DOMAIN RUN/DESIRED MEMORY DISK ROUTES UPDATED", "p apps 1/2 256 MiB 1 GiB a.example +1 2d1h"},
 		"tasks": {
-			"TASK DOMAIN STATE CELL OUTCOME RESULT AGE", "t tasks Running", "done tasks Completed cell-1 ok 42 1m1s",
+			"TASK DOMAIN STATE CELL RESULT OUTPUT AGE", "t tasks Running", "done tasks Completed cell-1 ok 42 1m1s",
 			"lost tasks Completed failed: task container does not exist",
 		},
 		"domains":     {"DOMAIN FRESH UNTIL", "apps for ever", "tasks " + time.Date(2030, 1, 2, 3, 4, 5, 0, time.Local).Format(time.RFC3339)},

@@ -21,8 +21,8 @@ func (a *app) taskColumns() []output.Column[spec.Task] {
 		{Name: "DOMAIN", Cell: func(t spec.Task) string { return t.Domain }},
 		{Name: "STATE", Cell: func(t spec.Task) string { return t.State }},
 		{Name: "CELL", Cell: func(t spec.Task) string { return t.CellID }},
-		{Name: "OUTCOME", Cell: outcomeCell},
-		{Name: "RESULT", Cell: func(t spec.Task) string { return t.Result }},
+		{Name: "RESULT", Cell: outcomeCell},
+		{Name: "OUTPUT", Cell: func(t spec.Task) string { return t.Result }},
 		{Name: "AGE", Cell: func(t spec.Task) string { return output.Age(t.CreatedAt, a.now) }},
 	}
 }

@@ -96,7 +96,10 @@ type CellLRP struct {
 	MaxPids      int32    `json:"MaxPids"`
 	RootFS       string   `json:"RootFs"`
 	Tags         []string `json:"PlacementTags"`
+	Drivers      []string `json:"VolumeDrivers"`
 	State        string   `json:"state"`
+
+	Constraint *Constraint `json:"constraint,omitempty"`
 }
 
 // CellTask is a task that a cell holds.
@@ -108,7 +111,12 @@ type CellTask struct {
 	MaxPids  int32    `json:"MaxPids"`
 	RootFS   string   `json:"RootFs"`
 	Tags     []string `json:"PlacementTags"`
-	State    string   `json:"state"`
+	Drivers  []string `json:"VolumeDrivers"`
+	// State is Running or Completed.
+	State  string `json:"state"`
+	Failed bool   `json:"failed"`
+
+	Constraint *Constraint `json:"constraint,omitempty"`
 }
 
 // CellStateOf shows the state of a cell.
@@ -128,14 +136,16 @@ func CellStateOf(s *repv1.StateResponse) CellState {
 		out.LRPs = append(out.LRPs, CellLRP{
 			ProcessGUID: l.GetKey().GetProcessGuid(), Index: l.GetKey().GetIndex(), Domain: l.GetKey().GetDomain(), InstanceGUID: l.GetInstanceGuid(),
 			MemoryMB: r.GetMemoryMb(), DiskMB: r.GetDiskMb(), MaxPids: r.GetMaxPids(), RootFS: l.GetPlacement().GetRootFs(),
-			Tags: notNil(l.GetPlacement().GetPlacementTags()), State: containerState(l.GetState()),
+			Tags: notNil(l.GetPlacement().GetPlacementTags()), Drivers: notNil(l.GetPlacement().GetVolumeDrivers()),
+			State: containerState(l.GetState()), Constraint: constraintOf(l.GetPlacement()),
 		})
 	}
 	for _, t := range s.GetTasks() {
 		r := t.GetResources()
 		out.Tasks = append(out.Tasks, CellTask{
 			TaskGUID: t.GetTaskGuid(), Domain: t.GetDomain(), MemoryMB: r.GetMemoryMb(), DiskMB: r.GetDiskMb(), MaxPids: r.GetMaxPids(),
-			RootFS: t.GetPlacement().GetRootFs(), Tags: notNil(t.GetPlacement().GetPlacementTags()), State: containerState(t.GetState()),
+			RootFS: t.GetPlacement().GetRootFs(), Tags: notNil(t.GetPlacement().GetPlacementTags()), Drivers: notNil(t.GetPlacement().GetVolumeDrivers()),
+			State: taskContainerState(t.GetState()), Failed: t.GetState() == repv1.ContainerState_CONTAINER_STATE_CRASHED, Constraint: constraintOf(t.GetPlacement()),
 		})
 	}
 	return out
@@ -157,6 +167,28 @@ func containerState(s repv1.ContainerState) string {
 	default:
 		return ""
 	}
+}
+
+// taskContainerState in the words that the auction has always used: a task on a cell runs until it has ended.
+func taskContainerState(s repv1.ContainerState) string {
+	switch s {
+	case repv1.ContainerState_CONTAINER_STATE_SHUTDOWN, repv1.ContainerState_CONTAINER_STATE_CRASHED:
+		return "Completed"
+	case repv1.ContainerState_CONTAINER_STATE_UNSPECIFIED:
+		return ""
+	case repv1.ContainerState_CONTAINER_STATE_RESERVED, repv1.ContainerState_CONTAINER_STATE_INITIALIZING,
+		repv1.ContainerState_CONTAINER_STATE_CREATED, repv1.ContainerState_CONTAINER_STATE_RUNNING:
+		return "Running"
+	default:
+		return ""
+	}
+}
+
+func constraintOf(p *workloadv1.PlacementConstraint) *Constraint {
+	if p.GetConstraint() == nil {
+		return nil
+	}
+	return &Constraint{Require: p.GetConstraint().GetRequire()}
 }
 
 // Resource is a lock or a presence.

@@ -365,8 +365,6 @@ func SchedulingInfoOf(i *workloadv1.SchedulingInfo) SchedulingInfo {
 	if drivers := i.GetPlacement().GetVolumeDrivers(); len(drivers) > 0 {
 		out.VolumePlacement = &VolumePlacement{DriverNames: drivers}
 	}
-	if constraint := i.GetPlacement().GetConstraint(); constraint != nil {
-		out.Constraint = &Constraint{Require: constraint.GetRequire()}
-	}
+	out.Constraint = constraintOf(i.GetPlacement())
 	return out
 }

@@ -20,6 +20,27 @@ type changed[T any] struct {
 	After  T `json:"after"`
 }
 
+// changedInstance is a change of a record with the keys beside it, by which a stream is filtered.
+type changedInstance struct {
+	ProcessGUID  string `json:"process_guid"`
+	Index        int32  `json:"index"`
+	Domain       string `json:"domain"`
+	InstanceGUID string `json:"instance_guid"`
+	CellID       string `json:"cell_id"`
+	changed[ActualLRP]
+}
+
+func changedInstanceOf(before, after ActualLRP) changedInstance {
+	out := changedInstance{
+		ProcessGUID: after.ProcessGUID, Index: after.Index, Domain: after.Domain, InstanceGUID: after.InstanceGUID, CellID: after.CellID,
+		changed: changed[ActualLRP]{Before: before, After: after},
+	}
+	if after.InstanceGUID == "" { // it was taken from its cell by this change
+		out.InstanceGUID, out.CellID = before.InstanceGUID, before.CellID
+	}
+	return out
+}
+
 // EventOf shows an event. It returns false for one of a kind that it does not know.
 func EventOf(e *bbsv1.Event) (Event, bool) {
 	kind, data := content(e)
@@ -39,7 +60,7 @@ func content(e *bbsv1.Event) (kind string, data any) {
 		return "actual_lrp_instance_created", map[string]any{"actual_lrp": ActualLRPOf(event.ActualLrpInstanceCreated.GetActualLrp())}
 	case *bbsv1.Event_ActualLrpInstanceChanged:
 		c := event.ActualLrpInstanceChanged
-		return "actual_lrp_instance_changed", changed[ActualLRP]{ActualLRPOf(c.GetBefore()), ActualLRPOf(c.GetAfter())}
+		return "actual_lrp_instance_changed", changedInstanceOf(ActualLRPOf(c.GetBefore()), ActualLRPOf(c.GetAfter()))
 	case *bbsv1.Event_ActualLrpInstanceRemoved:
 		return "actual_lrp_instance_removed", map[string]any{"actual_lrp": ActualLRPOf(event.ActualLrpInstanceRemoved.GetActualLrp())}
 	case *bbsv1.Event_ActualLrpCrashed:
