@@ -28,6 +28,8 @@ type machine struct {
 	daemon *privatedaemon.Daemon
 	rootfs string
 	cells  atomic.Int32
+	// machines counts those that stand for others on the network.
+	machines atomic.Int32
 }
 
 var shared machine //nolint:gochecknoglobals // set by TestMain, as a test binary has no other place
@@ -285,4 +287,32 @@ func TestFullCell(t *testing.T) {
 	require.NoError(t, os.Remove(ballast))
 	_, err = full.backend.Create(t.Context(), spec)
 	require.NoError(t, err, "when there is room again, so are containers")
+}
+
+// TestExhausted has all addresses and all ports of a cell in use: what more is asked for is refused by name and leaves
+// nothing, and what is given back can be had again.
+func TestExhausted(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, func(c *Config) { c.NetworkPool = netip.PrefixFrom(c.NetworkPool.Addr(), 29) })
+	b.create(t, "one")
+	ports := make([]garden.NetIn, int(b.cfg.HostPortLast-b.cfg.HostPortFirst)+1)
+	for at := range ports {
+		ports[at].ContainerPort = uint32(8000 + at)
+	}
+	spec := garden.ContainerSpec{Handle: "two", Image: b.image(), NetIn: append(ports, garden.NetIn{ContainerPort: 1})}
+	_, err := b.backend.Create(t.Context(), spec)
+	require.ErrorIs(t, err, garden.ErrPortsExhausted)
+	spec.NetIn = ports
+	_, err = b.backend.Create(t.Context(), spec)
+	require.NoError(t, err, "a refusal has taken nothing")
+	_, err = b.backend.Create(t.Context(), garden.ContainerSpec{Handle: "three", Image: b.image()})
+	require.ErrorIs(t, err, garden.ErrNoAddress)
+	require.NoError(t, b.backend.Destroy(t.Context(), "one"))
+	_, err = b.backend.Create(t.Context(), garden.ContainerSpec{Handle: "three", Image: b.image(), NetIn: ports[:1]})
+	require.ErrorIs(t, err, garden.ErrPortsExhausted)
+	require.NoError(t, b.backend.Destroy(t.Context(), "two"))
+	_, err = b.backend.Create(t.Context(), spec)
+	require.NoError(t, err)
+	require.NoError(t, b.backend.Destroy(t.Context(), "two"))
+	require.Empty(t, b.leftovers(t))
 }
