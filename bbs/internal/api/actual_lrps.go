@@ -272,6 +272,6 @@ func (c *actualLRPCell) FetchLRPDefinition(ctx context.Context, req *bbsv1.Fetch
 		return nil, err
 	}
 	m := wire.Desired(row, true)
-	m.Definition = def
+	m.Definition = withFallbacks(req.GetNetCheckFallback(), def)
 	return &bbsv1.FetchLRPDefinitionResponse{DesiredLrp: m, Revision: view.Revision()}, nil
 }

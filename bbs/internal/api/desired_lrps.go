@@ -221,6 +221,7 @@ func (d *desiredLRPs) GetDesiredLRP(ctx context.Context, req *bbsv1.GetDesiredLR
 	if err != nil {
 		return nil, err
 	}
+	def = withFallbacks(req.GetNetCheckFallback(), def)
 	m := wire.Desired(row, req.GetIncludeSecrets())
 	if m.Definition = withoutSecrets(def); req.GetIncludeSecrets() {
 		d.secretsRead(ctx, "desired-lrp", row.ProcessGUID)
@@ -249,7 +250,7 @@ func (d *desiredLRPs) ListDesiredLRPs(req *bbsv1.ListDesiredLRPsRequest, stream 
 		for _, row := range group {
 			m := wire.Desired(row, false)
 			if def := defs[row.ProcessGUID]; def != nil {
-				m.Definition = withoutSecrets(def)
+				m.Definition = withFallbacks(req.GetNetCheckFallback(), withoutSecrets(def))
 			}
 			if err := out.addMessage(m); err != nil {
 				return err
@@ -349,7 +350,7 @@ func (d *desiredLRPs) ListLRPDefinitions(ctx context.Context, req *bbsv1.ListLRP
 	}
 	resp := &bbsv1.ListLRPDefinitionsResponse{Revision: view.Revision()}
 	for _, def := range defs {
-		resp.Definitions = append(resp.Definitions, withoutSecrets(def))
+		resp.Definitions = append(resp.Definitions, withFallbacks(req.GetNetCheckFallback(), withoutSecrets(def)))
 	}
 	return resp, nil
 }

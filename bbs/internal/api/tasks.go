@@ -105,7 +105,7 @@ func (t *tasks) ListTasks(req *bbsv1.ListTasksRequest, stream grpc.ServerStreami
 			if err != nil {
 				t.Log.WarnContext(ctx, "definition-unreadable", "task_guid", row.GUID, "error", err)
 			} else {
-				m.Definition = withoutTaskSecrets(def)
+				m.Definition = withTaskFallbacks(req.GetNetCheckFallback(), withoutTaskSecrets(def))
 			}
 		}
 		if err := out.addMessage(m); err != nil {
@@ -130,6 +130,7 @@ func (t *tasks) GetTask(ctx context.Context, req *bbsv1.GetTaskRequest) (*bbsv1.
 		if err != nil {
 			return nil, err
 		}
+		def = withTaskFallbacks(req.GetNetCheckFallback(), def)
 		if m.Definition = withoutTaskSecrets(def); req.GetIncludeSecrets() {
 			t.secretsRead(ctx, "task", row.GUID)
 			m.Definition = def
@@ -222,7 +223,7 @@ func (t *taskCell) StartTask(ctx context.Context, req *bbsv1.StartTaskRequest) (
 	resp := &bbsv1.StartTaskResponse{ShouldStart: shouldStart, Revision: revision}
 	if shouldStart {
 		resp.Task = wire.Task(started)
-		resp.Task.Definition = def
+		resp.Task.Definition = withTaskFallbacks(req.GetNetCheckFallback(), def)
 		t.metrics.tasksStarted.WithLabelValues(cell).Inc()
 		t.Log.InfoContext(ctx, "task-started", "task_guid", guid, "cell_id", cell)
 	}

@@ -495,9 +495,12 @@ type FetchLRPDefinitionRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ProcessGuid string                 `protobuf:"bytes,1,opt,name=process_guid,json=processGuid,proto3" json:"process_guid,omitempty"`
 	// Empty means the one that new instances start from.
-	DefinitionId  string `protobuf:"bytes,2,opt,name=definition_id,json=definitionId,proto3" json:"definition_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DefinitionId string `protobuf:"bytes,2,opt,name=definition_id,json=definitionId,proto3" json:"definition_id,omitempty"`
+	// The caller does not know NetCheckAction: each gives way to its fallback_action, also inside fallbacks. One that has
+	// none stays.
+	NetCheckFallback bool `protobuf:"varint,3,opt,name=net_check_fallback,json=netCheckFallback,proto3" json:"net_check_fallback,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *FetchLRPDefinitionRequest) Reset() {
@@ -542,6 +545,13 @@ func (x *FetchLRPDefinitionRequest) GetDefinitionId() string {
 		return x.DefinitionId
 	}
 	return ""
+}
+
+func (x *FetchLRPDefinitionRequest) GetNetCheckFallback() bool {
+	if x != nil {
+		return x.NetCheckFallback
+	}
+	return false
 }
 
 type FetchLRPDefinitionResponse struct {
@@ -638,11 +648,12 @@ const file_bbs_v1_actual_lrp_cell_proto_rawDesc = "" +
 	"\x05index\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05index\x12L\n" +
 	"\finstance_key\x18\x03 \x01(\v2!.workload.v1.ActualLRPInstanceKeyB\x06\xbaH\x03\xc8\x01\x01R\vinstanceKey\"5\n" +
 	"\x17RemoveActualLRPResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"y\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\xa7\x01\n" +
 	"\x19FetchLRPDefinitionRequest\x12-\n" +
 	"\fprocess_guid\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\vprocessGuid\x12-\n" +
-	"\rdefinition_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\fdefinitionId\"r\n" +
+	"\rdefinition_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\fdefinitionId\x12,\n" +
+	"\x12net_check_fallback\x18\x03 \x01(\bR\x10netCheckFallback\"r\n" +
 	"\x1aFetchLRPDefinitionResponse\x128\n" +
 	"\vdesired_lrp\x18\x01 \x01(\v2\x17.workload.v1.DesiredLRPR\n" +
 	"desiredLrp\x12\x1a\n" +

@@ -327,8 +327,11 @@ type GetDesiredLRPRequest struct {
 	// Secrets in clear, for those who may; it is logged.
 	IncludeSecrets bool   `protobuf:"varint,2,opt,name=include_secrets,json=includeSecrets,proto3" json:"include_secrets,omitempty"`
 	MinRevision    uint64 `protobuf:"varint,3,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The caller does not know NetCheckAction: each gives way to its fallback_action, also inside fallbacks. One that has
+	// none stays.
+	NetCheckFallback bool `protobuf:"varint,4,opt,name=net_check_fallback,json=netCheckFallback,proto3" json:"net_check_fallback,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GetDesiredLRPRequest) Reset() {
@@ -380,6 +383,13 @@ func (x *GetDesiredLRPRequest) GetMinRevision() uint64 {
 		return x.MinRevision
 	}
 	return 0
+}
+
+func (x *GetDesiredLRPRequest) GetNetCheckFallback() bool {
+	if x != nil {
+		return x.NetCheckFallback
+	}
+	return false
 }
 
 type GetDesiredLRPResponse struct {
@@ -502,8 +512,11 @@ type ListDesiredLRPsRequest struct {
 	// Adds the active definition of each, without secrets. Costs a read of the database.
 	IncludeDefinition bool   `protobuf:"varint,2,opt,name=include_definition,json=includeDefinition,proto3" json:"include_definition,omitempty"`
 	MinRevision       uint64 `protobuf:"varint,3,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The caller does not know NetCheckAction: each gives way to its fallback_action, also inside fallbacks. One that has
+	// none stays.
+	NetCheckFallback bool `protobuf:"varint,4,opt,name=net_check_fallback,json=netCheckFallback,proto3" json:"net_check_fallback,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ListDesiredLRPsRequest) Reset() {
@@ -555,6 +568,13 @@ func (x *ListDesiredLRPsRequest) GetMinRevision() uint64 {
 		return x.MinRevision
 	}
 	return 0
+}
+
+func (x *ListDesiredLRPsRequest) GetNetCheckFallback() bool {
+	if x != nil {
+		return x.NetCheckFallback
+	}
+	return false
 }
 
 type ListDesiredLRPsResponse struct {
@@ -922,10 +942,13 @@ func (x *ListRoutingInfosResponse) GetRevision() uint64 {
 }
 
 type ListLRPDefinitionsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ProcessGuid   string                 `protobuf:"bytes,1,opt,name=process_guid,json=processGuid,proto3" json:"process_guid,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ProcessGuid string                 `protobuf:"bytes,1,opt,name=process_guid,json=processGuid,proto3" json:"process_guid,omitempty"`
+	// The caller does not know NetCheckAction: each gives way to its fallback_action, also inside fallbacks. One that has
+	// none stays.
+	NetCheckFallback bool `protobuf:"varint,2,opt,name=net_check_fallback,json=netCheckFallback,proto3" json:"net_check_fallback,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ListLRPDefinitionsRequest) Reset() {
@@ -963,6 +986,13 @@ func (x *ListLRPDefinitionsRequest) GetProcessGuid() string {
 		return x.ProcessGuid
 	}
 	return ""
+}
+
+func (x *ListLRPDefinitionsRequest) GetNetCheckFallback() bool {
+	if x != nil {
+		return x.NetCheckFallback
+	}
+	return false
 }
 
 type ListLRPDefinitionsResponse struct {
@@ -1225,12 +1255,13 @@ const file_bbs_v1_desired_lrps_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\vprocessGuid\x12L\n" +
 	"\x13if_modification_tag\x18\x02 \x01(\v2\x1c.workload.v1.ModificationTagR\x11ifModificationTag\"6\n" +
 	"\x18RemoveDesiredLRPResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\x91\x01\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\xbf\x01\n" +
 	"\x14GetDesiredLRPRequest\x12-\n" +
 	"\fprocess_guid\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\vprocessGuid\x12'\n" +
 	"\x0finclude_secrets\x18\x02 \x01(\bR\x0eincludeSecrets\x12!\n" +
-	"\fmin_revision\x18\x03 \x01(\x04R\vminRevision\"m\n" +
+	"\fmin_revision\x18\x03 \x01(\x04R\vminRevision\x12,\n" +
+	"\x12net_check_fallback\x18\x04 \x01(\bR\x10netCheckFallback\"m\n" +
 	"\x15GetDesiredLRPResponse\x128\n" +
 	"\vdesired_lrp\x18\x01 \x01(\v2\x17.workload.v1.DesiredLRPR\n" +
 	"desiredLrp\x12\x1a\n" +
@@ -1240,11 +1271,12 @@ const file_bbs_v1_desired_lrps_proto_rawDesc = "" +
 	"\rprocess_guids\x18\x02 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10\xa0\x8d\x06R\fprocessGuids\x12'\n" +
 	"\tapp_guids\x18\x03 \x03(\tB\n" +
-	"\xbaH\a\x92\x01\x04\x10\xa0\x8d\x06R\bappGuids\"\x9c\x01\n" +
+	"\xbaH\a\x92\x01\x04\x10\xa0\x8d\x06R\bappGuids\"\xca\x01\n" +
 	"\x16ListDesiredLRPsRequest\x120\n" +
 	"\x06filter\x18\x01 \x01(\v2\x18.bbs.v1.DesiredLRPFilterR\x06filter\x12-\n" +
 	"\x12include_definition\x18\x02 \x01(\bR\x11includeDefinition\x12!\n" +
-	"\fmin_revision\x18\x03 \x01(\x04R\vminRevision\"q\n" +
+	"\fmin_revision\x18\x03 \x01(\x04R\vminRevision\x12,\n" +
+	"\x12net_check_fallback\x18\x04 \x01(\bR\x10netCheckFallback\"q\n" +
 	"\x17ListDesiredLRPsResponse\x12:\n" +
 	"\fdesired_lrps\x18\x01 \x03(\v2\x17.workload.v1.DesiredLRPR\vdesiredLrps\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"l\n" +
@@ -1266,10 +1298,11 @@ const file_bbs_v1_desired_lrps_proto_rawDesc = "" +
 	"\fmin_revision\x18\x02 \x01(\x04R\vminRevision\"u\n" +
 	"\x18ListRoutingInfosResponse\x12=\n" +
 	"\rrouting_infos\x18\x01 \x03(\v2\x18.workload.v1.RoutingInfoR\froutingInfos\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"J\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"x\n" +
 	"\x19ListLRPDefinitionsRequest\x12-\n" +
 	"\fprocess_guid\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\vprocessGuid\"v\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\vprocessGuid\x12,\n" +
+	"\x12net_check_fallback\x18\x02 \x01(\bR\x10netCheckFallback\"v\n" +
 	"\x1aListLRPDefinitionsResponse\x12<\n" +
 	"\vdefinitions\x18\x01 \x03(\v2\x1a.workload.v1.LRPDefinitionR\vdefinitions\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"N\n" +

@@ -24,11 +24,14 @@ const (
 )
 
 type StartTaskRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TaskGuid      string                 `protobuf:"bytes,1,opt,name=task_guid,json=taskGuid,proto3" json:"task_guid,omitempty"`
-	CellId        string                 `protobuf:"bytes,2,opt,name=cell_id,json=cellId,proto3" json:"cell_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	TaskGuid string                 `protobuf:"bytes,1,opt,name=task_guid,json=taskGuid,proto3" json:"task_guid,omitempty"`
+	CellId   string                 `protobuf:"bytes,2,opt,name=cell_id,json=cellId,proto3" json:"cell_id,omitempty"`
+	// The caller does not know NetCheckAction: each gives way to its fallback_action, also inside fallbacks. One that has
+	// none stays.
+	NetCheckFallback bool `protobuf:"varint,3,opt,name=net_check_fallback,json=netCheckFallback,proto3" json:"net_check_fallback,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *StartTaskRequest) Reset() {
@@ -73,6 +76,13 @@ func (x *StartTaskRequest) GetCellId() string {
 		return x.CellId
 	}
 	return ""
+}
+
+func (x *StartTaskRequest) GetNetCheckFallback() bool {
+	if x != nil {
+		return x.NetCheckFallback
+	}
+	return false
 }
 
 type StartTaskResponse struct {
@@ -382,12 +392,13 @@ var File_bbs_v1_task_cell_proto protoreflect.FileDescriptor
 
 const file_bbs_v1_task_cell_proto_rawDesc = "" +
 	"\n" +
-	"\x16bbs/v1/task_cell.proto\x12\x06bbs.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17workload/v1/tasks.proto\"`\n" +
+	"\x16bbs/v1/task_cell.proto\x12\x06bbs.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17workload/v1/tasks.proto\"\x8e\x01\n" +
 	"\x10StartTaskRequest\x12'\n" +
 	"\ttask_guid\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\btaskGuid\x12#\n" +
 	"\acell_id\x18\x02 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x06cellId\"y\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x06cellId\x12,\n" +
+	"\x12net_check_fallback\x18\x03 \x01(\bR\x10netCheckFallback\"y\n" +
 	"\x11StartTaskResponse\x12!\n" +
 	"\fshould_start\x18\x01 \x01(\bR\vshouldStart\x12%\n" +
 	"\x04task\x18\x02 \x01(\v2\x11.workload.v1.TaskR\x04task\x12\x1a\n" +

@@ -136,8 +136,11 @@ type ListTasksRequest struct {
 	// Adds the definitions, without secrets. Costs a read of the database.
 	IncludeDefinition bool   `protobuf:"varint,4,opt,name=include_definition,json=includeDefinition,proto3" json:"include_definition,omitempty"`
 	MinRevision       uint64 `protobuf:"varint,5,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The caller does not know NetCheckAction: each gives way to its fallback_action, also inside fallbacks. One that has
+	// none stays.
+	NetCheckFallback bool `protobuf:"varint,6,opt,name=net_check_fallback,json=netCheckFallback,proto3" json:"net_check_fallback,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ListTasksRequest) Reset() {
@@ -205,6 +208,13 @@ func (x *ListTasksRequest) GetMinRevision() uint64 {
 	return 0
 }
 
+func (x *ListTasksRequest) GetNetCheckFallback() bool {
+	if x != nil {
+		return x.NetCheckFallback
+	}
+	return false
+}
+
 type ListTasksResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tasks         []*v1.Task             `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
@@ -264,8 +274,11 @@ type GetTaskRequest struct {
 	// With include_definition: secrets in clear, for those who may; it is logged.
 	IncludeSecrets bool   `protobuf:"varint,3,opt,name=include_secrets,json=includeSecrets,proto3" json:"include_secrets,omitempty"`
 	MinRevision    uint64 `protobuf:"varint,4,opt,name=min_revision,json=minRevision,proto3" json:"min_revision,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The caller does not know NetCheckAction: each gives way to its fallback_action, also inside fallbacks. One that has
+	// none stays.
+	NetCheckFallback bool `protobuf:"varint,5,opt,name=net_check_fallback,json=netCheckFallback,proto3" json:"net_check_fallback,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *GetTaskRequest) Reset() {
@@ -324,6 +337,13 @@ func (x *GetTaskRequest) GetMinRevision() uint64 {
 		return x.MinRevision
 	}
 	return 0
+}
+
+func (x *GetTaskRequest) GetNetCheckFallback() bool {
+	if x != nil {
+		return x.NetCheckFallback
+	}
+	return false
 }
 
 type GetTaskResponse struct {
@@ -661,22 +681,24 @@ const file_bbs_v1_tasks_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x06domain\x12L\n" +
 	"\x0ftask_definition\x18\x03 \x01(\v2\x1b.workload.v1.TaskDefinitionB\x06\xbaH\x03\xc8\x01\x01R\x0etaskDefinition\"0\n" +
 	"\x12DesireTaskResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"\xea\x01\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\"\x98\x02\n" +
 	"\x10ListTasksRequest\x12 \n" +
 	"\x06domain\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06domain\x12!\n" +
 	"\acell_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06cellId\x12?\n" +
 	"\x06states\x18\x03 \x03(\x0e2\x16.workload.v1.TaskStateB\x0f\xbaH\f\x92\x01\t\"\a\x82\x01\x04\x10\x01 \x00R\x06states\x12-\n" +
 	"\x12include_definition\x18\x04 \x01(\bR\x11includeDefinition\x12!\n" +
-	"\fmin_revision\x18\x05 \x01(\x04R\vminRevision\"X\n" +
+	"\fmin_revision\x18\x05 \x01(\x04R\vminRevision\x12,\n" +
+	"\x12net_check_fallback\x18\x06 \x01(\bR\x10netCheckFallback\"X\n" +
 	"\x11ListTasksResponse\x12'\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x11.workload.v1.TaskR\x05tasks\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x04R\brevision\"\xb4\x01\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\"\xe2\x01\n" +
 	"\x0eGetTaskRequest\x12'\n" +
 	"\ttask_guid\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\btaskGuid\x12-\n" +
 	"\x12include_definition\x18\x02 \x01(\bR\x11includeDefinition\x12'\n" +
 	"\x0finclude_secrets\x18\x03 \x01(\bR\x0eincludeSecrets\x12!\n" +
-	"\fmin_revision\x18\x04 \x01(\x04R\vminRevision\"T\n" +
+	"\fmin_revision\x18\x04 \x01(\x04R\vminRevision\x12,\n" +
+	"\x12net_check_fallback\x18\x05 \x01(\bR\x10netCheckFallback\"T\n" +
 	"\x0fGetTaskResponse\x12%\n" +
 	"\x04task\x18\x01 \x01(\v2\x11.workload.v1.TaskR\x04task\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\"<\n" +

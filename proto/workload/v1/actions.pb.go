@@ -1032,7 +1032,7 @@ type NetCheckAction struct {
 	Endpoint string `protobuf:"bytes,2,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// Absent means 1 s.
 	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	// What a reader gets in its place that does not know this variant.
+	// What a reader gets in its place that asks for it because it does not know this variant.
 	FallbackAction *Action `protobuf:"bytes,4,opt,name=fallback_action,json=fallbackAction,proto3" json:"fallback_action,omitempty"`
 	LogSource      string  `protobuf:"bytes,5,opt,name=log_source,json=logSource,proto3" json:"log_source,omitempty"`
 	unknownFields  protoimpl.UnknownFields
