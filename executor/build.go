@@ -35,8 +35,9 @@ func (n *node) live(ctx context.Context) {
 	)
 	step.Aside(func() {
 		start := time.Now()
-		if inside, err = n.build(ctx); err == nil {
-			n.client.counters.created(time.Since(start))
+		inside, err = n.build(ctx)
+		if ctx.Err() == nil { // one that was interrupted tells nothing of the engine
+			n.client.counters.Creations.add(err, time.Since(start))
 		}
 	})
 	if err != nil {
@@ -54,7 +55,6 @@ func (n *node) unbuilt(ctx context.Context, err error) {
 	case cause != nil:
 		n.complete(true, "stopped-before-running", false)
 	default:
-		n.client.counters.CreationFailed.Add(1)
 		n.client.suspicious.Store(true)
 		n.log().Warn("creating-container-failed", slog.Any("error", err))
 		n.complete(true, creationFailure(err), true)

@@ -97,13 +97,8 @@ func (n *node) issueCredentials(network container.NetInfo) error {
 	if err == nil {
 		err = identity.Replace(filepath.Join(c.credentialsDir(), n.handle), pair)
 	}
-	if err != nil {
-		c.counters.CredentialsFailed.Add(1)
-		return err
-	}
-	c.counters.CredentialsCreated.Add(1)
-	c.counters.CredentialsNanos.Add(int64(time.Since(start)))
-	return nil
+	c.counters.Credentials.add(err, time.Since(start))
+	return err
 }
 
 // rotateCredentials replaces certificates that are due, also those of adopted containers. It looks often enough for any

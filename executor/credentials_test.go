@@ -92,7 +92,7 @@ func TestContainersGetCertificates(t *testing.T) {
 		time.Sleep(24 * time.Hour) //nolint:forbidigo // the clock of the bubble
 		synctest.Wait()
 		require.NotEqual(t, second.SerialNumber, leaf().SerialNumber, "a damaged file does not stop a running cell")
-		require.Equal(t, int64(2), c.client.Counters().CredentialsCreated.Load())
+		require.Equal(t, int64(2), c.client.Counters().Credentials.Succeeded.Load())
 		require.NoError(t, c.client.DeleteContainer(t.Context(), "i"))
 		require.NoDirExists(t, dir)
 	})

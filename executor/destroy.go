@@ -84,11 +84,10 @@ func (n *node) remove(ctx context.Context) error {
 	c, start := n.client, time.Now()
 	n.platform(logs.Out, "Cell %s destroying container for instance %s", c.cfg.CellID, n.guid)
 	err := destroyInEngine(ctx, c.engine, n.handle)
+	c.counters.Destructions.add(err, time.Since(start))
 	if err != nil {
-		c.counters.DestructionFailed.Add(1)
 		n.platform(logs.Err, "Cell %s failed to destroy container for instance %s", c.cfg.CellID, n.guid)
 	} else {
-		c.counters.Destroyed.Add(1)
 		n.platform(logs.Out, "Cell %s successfully destroyed container for instance %s", c.cfg.CellID, n.guid)
 	}
 	n.rotating.Lock() // one under way would write into what is being removed; the next sees that the container has ended

@@ -14,29 +14,33 @@ import (
 
 // Counters of a client since it was opened. They only grow; read them with Load.
 type Counters struct {
-	// Created, CreationFailed and CreationNanos tell of containers built (GardenContainerCreation…Duration).
-	Created        atomic.Int64
-	CreationFailed atomic.Int64
-	CreationNanos  atomic.Int64
-	// Destroyed and DestructionFailed tell of containers destroyed.
-	Destroyed         atomic.Int64
-	DestructionFailed atomic.Int64
-	// Completed counts containers that ended (ContainerCompletedCount).
+	// Creations tell of containers built, Setups of their set-up from the beginning of the creation to the end of the setup
+	// action, Destructions of containers destroyed.
+	Creations, Setups, Destructions Outcomes
+	// Credentials tell of certificates issued to containers, rotations included.
+	Credentials Outcomes
+	// Completed counts containers that ended.
 	Completed atomic.Int64
-	// EngineChecksFailed counts bad answers of the engine (GardenHealthCheckFailed).
+	// EngineChecksFailed counts bad answers of the engine.
 	EngineChecksFailed atomic.Int64
-	// CredentialsCreated, CredentialsFailed and CredentialsNanos tell of certificates issued to containers, rotations
-	// included (CredCreation…Count, CredCreationSucceededDuration).
-	CredentialsCreated atomic.Int64
-	CredentialsFailed  atomic.Int64
-	CredentialsNanos   atomic.Int64
 	// Steps are counted by the steps themselves.
 	Steps step.Counters
 }
 
-func (c *Counters) created(took time.Duration) {
-	c.Created.Add(1)
-	c.CreationNanos.Add(int64(took))
+// Outcomes count one kind of work and how long it took.
+type Outcomes struct {
+	Succeeded, Failed           atomic.Int64
+	SucceededNanos, FailedNanos atomic.Int64
+}
+
+func (o *Outcomes) add(err error, took time.Duration) {
+	if err != nil {
+		o.Failed.Add(1)
+		o.FailedNanos.Add(int64(took))
+		return
+	}
+	o.Succeeded.Add(1)
+	o.SucceededNanos.Add(int64(took))
 }
 
 // Counters of this client. Their fields may be read at any time.
@@ -69,6 +73,7 @@ func (c *Client) GetBulkMetrics(ctx context.Context) (map[string]Metrics, error)
 			continue
 		}
 		record := n.snapshot()
+		exceeded, dropped := n.sink.Exceeded()
 		shares := float64(c.cfg.CPUShares * uint64(record.RunInfo.CPUWeight) / 100)
 		result[n.guid] = Metrics{
 			MemoryUsageInBytes: m.MemoryInBytes,
@@ -83,7 +88,8 @@ func (c *Client) GetBulkMetrics(ctx context.Context) (map[string]Metrics, error)
 			TxBytes:            m.TxBytes,
 			LogRate:            n.sink.Rate(),
 			LogRateLimit:       record.RunInfo.LogRateLimit,
-			LogRateExceeded:    n.sink.Exceeded(),
+			LogRateExceeded:    exceeded,
+			LogLinesDropped:    dropped,
 			Tags:               maps.Clone(n.sink.Tags()),
 		}
 	}

@@ -32,6 +32,8 @@ type node struct {
 	journal  journal
 	progress *progress
 	sink     *logs.Sink
+	// began is when the order to run came; zero for an adopted container.
+	began time.Time
 	// draining says that the stop has been noted and comes when routers have been told.
 	draining bool
 	// ready says what the readiness checks found; it becomes Routable while running.
@@ -90,7 +92,7 @@ func (n *node) begin(request RunRequest) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("running container %q: %w", n.guid, err), n.journal.remove())
 	}
-	n.progress = newProgress(n.journal, savedProgress{}, n.client.log)
+	n.progress, n.began = newProgress(n.journal, savedProgress{}, n.client.log), time.Now()
 	if !n.startLife(n.live) {
 		return errors.Join(ErrClosed, n.journal.remove())
 	}

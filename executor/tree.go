@@ -116,11 +116,16 @@ func (n *node) setup(env *step.Env, info *container.RunInfo) step.Step {
 // noted remembers the success of a setup, so that it is not repeated after a restart of this process.
 func (n *node) noted(setup step.Step) step.Step {
 	return func(ctx context.Context, ready func()) error {
-		start := time.Now()
+		start := n.began
+		if start.IsZero() { // an earlier process of ours began it
+			start = time.Now()
+		}
 		err := setup(ctx, ready)
 		if err == nil {
 			n.progress.SetDone(keySetupDone)
-			n.log().Debug("setup-done", slog.Duration("took", time.Since(start)))
+		}
+		if ctx.Err() == nil {
+			n.client.counters.Setups.add(err, time.Since(start))
 		}
 		return err
 	}

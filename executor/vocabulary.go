@@ -141,8 +141,10 @@ type Metrics struct {
 	// LogRate is in bytes per second over the last seconds; LogRateLimit -1 means unlimited.
 	LogRate      float64
 	LogRateLimit int64
-	// LogRateExceeded counts how often it was exceeded since this process knows the container.
+	// LogRateExceeded counts how often it was exceeded since this process knows the container, and LogLinesDropped the
+	// lines that it cost.
 	LogRateExceeded int64
+	LogLinesDropped int64
 	// Tags are the container's metric tags, with source_id and instance_id.
 	Tags map[string]string
 }

@@ -27,6 +27,8 @@ type file struct {
 	limits Limits
 	log    *slog.Logger
 	flush  func(func()) // runs a flush in the background and is waited for by the store
+	// counters is nil while nobody writes to the log.
+	counters *Counters
 
 	mu       sync.Mutex
 	pending  []entry
@@ -141,6 +143,7 @@ func (f *file) append(e entry) {
 	}
 	if f.waiting+e.size() > maxPending {
 		f.dropped++
+		f.counters.LinesLost.Add(1)
 		return
 	}
 	if f.dropped > 0 {

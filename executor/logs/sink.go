@@ -4,6 +4,7 @@ import (
 	"maps"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,9 +26,21 @@ type SinkConfig struct {
 	LinesPerSecond int
 }
 
+// Counters of all logs of a cell. They only grow.
+type Counters struct {
+	// RateExceeded counts how often a limit was exceeded (AppInstanceExceededLogRateLimitCount).
+	RateExceeded atomic.Int64
+	// LinesDropped and BytesDropped are what limits kept out; of a line that was cut only the bytes count.
+	LinesDropped atomic.Int64
+	BytesDropped atomic.Int64
+	// LinesLost are those that the disk was too slow for.
+	LinesLost atomic.Int64
+}
+
 // Sink takes the lines of one container. Its methods may be called concurrently and never wait for a reader or the disk.
 type Sink struct {
-	log *file // nil discards
+	log      *file // nil discards
+	counters *Counters
 
 	mu       sync.Mutex
 	cfg      SinkConfig
@@ -35,13 +48,14 @@ type Sink struct {
 	limit    limiter
 	bytes    int64
 	exceeded int64
+	dropped  int64
 	sampled  time.Time
 	rate     float64
 }
 
-func newSink(log *file, cfg SinkConfig) *Sink {
+func newSink(log *file, cfg SinkConfig, counters *Counters) *Sink {
 	now := time.Now()
-	return &Sink{log: log, cfg: cfg, limit: newLimiter(cfg.BytesPerSecond, cfg.LinesPerSecond, now), sampled: now}
+	return &Sink{log: log, counters: counters, cfg: cfg, limit: newLimiter(cfg.BytesPerSecond, cfg.LinesPerSecond, now), sampled: now}
 }
 
 // SetTags replaces the metric tags from the next line on. They must not be written to afterwards.
@@ -85,12 +99,18 @@ func (s *Sink) Emit(source string, stream Stream, message string) {
 	}
 	now := time.Now()
 	allowed, report := s.limit.admit(len(message), now)
-	if message = cutText(message, allowed); message != "" {
-		s.bytes += int64(len(message))
-		s.append(now, source, stream, message)
+	passed := cutText(message, allowed)
+	if passed != "" {
+		s.bytes += int64(len(passed))
+		s.append(now, source, stream, passed)
+	} else {
+		s.dropped++
+		s.counters.LinesDropped.Add(1)
 	}
+	s.counters.BytesDropped.Add(int64(len(message) - len(passed)))
 	if report != "" {
 		s.exceeded++
+		s.counters.RateExceeded.Add(1)
 		s.append(now, source, Err, report)
 	}
 }
@@ -128,9 +148,9 @@ func (s *Sink) Rate() float64 {
 	return s.rate
 }
 
-// Exceeded counts how often a limit was exceeded (AppInstanceExceededLogRateLimitCount).
-func (s *Sink) Exceeded() int64 {
+// Exceeded counts how often a limit was exceeded, and the lines that were dropped because of it.
+func (s *Sink) Exceeded() (times, lines int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.exceeded
+	return s.exceeded, s.dropped
 }

@@ -32,6 +32,8 @@ type Store struct {
 	log    *slog.Logger
 	busy   sync.WaitGroup
 
+	counters Counters
+
 	mu   sync.Mutex
 	open map[string]*file
 }
@@ -46,6 +48,9 @@ func NewStore(dir string, limits Limits, log *slog.Logger) (*Store, error) {
 
 // Discard returns a store that keeps no line, and finds none.
 func Discard() *Store { return &Store{open: make(map[string]*file)} }
+
+// Counters of all logs of this store. Their fields may be read at any time.
+func (s *Store) Counters() *Counters { return &s.counters }
 
 // Create starts an empty log under a name that is usable as a file name; an older log of that name is removed.
 func (s *Store) Create(name string, cfg SinkConfig) (*Sink, error) {
@@ -74,7 +79,7 @@ func (s *Store) Resume(name string, cfg SinkConfig) (*Sink, error) {
 
 func (s *Store) sink(name string, cfg SinkConfig) (*Sink, error) {
 	if s.dir == "" {
-		return newSink(nil, cfg), nil
+		return newSink(nil, cfg, &s.counters), nil
 	}
 	f, ok := s.open[name]
 	if !ok {
@@ -83,9 +88,10 @@ func (s *Store) sink(name string, cfg SinkConfig) (*Sink, error) {
 		if err != nil {
 			return nil, fmt.Errorf("opening log %q: %w", name, err)
 		}
+		f.counters = &s.counters
 		s.open[name] = f
 	}
-	return newSink(f, cfg), nil
+	return newSink(f, cfg, &s.counters), nil
 }
 
 // Read yields the lines of a log, and ErrNotFound if there is none of that name.

@@ -1,8 +1,6 @@
 package cell
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"diego.internal/executor"
@@ -36,17 +34,6 @@ func (s sums) read(value func(*Cell) float64) func() float64 {
 
 func (s sums) gauge(name, help string, value func(*Cell) float64) {
 	s.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, s.read(value)))
-}
-
-func (s sums) counter(name, help string, value func(*executor.Counters) int64) {
-	s.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
-		s.read(func(c *Cell) float64 { return float64(value(c.exec.Counters())) })))
-}
-
-// seconds registers the sum of durations; divided by the counter beside it that is their mean.
-func (s sums) seconds(name, help string, nanos func(*executor.Counters) int64) {
-	s.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help},
-		s.read(func(c *Cell) float64 { return time.Duration(nanos(c.exec.Counters())).Seconds() })))
 }
 
 func (s sums) capacity() {
@@ -96,18 +83,12 @@ func (s sums) containers() {
 	})
 }
 
+// lifecycle publishes what the executors count.
 func (s sums) lifecycle() {
-	s.counter("containers_created_total", "Containers made.", func(c *executor.Counters) int64 { return c.Created.Load() })
-	s.counter("container_creations_failed_total", "Containers that could not be made.", func(c *executor.Counters) int64 { return c.CreationFailed.Load() })
-	s.seconds("container_creation_seconds_total", "Time taken by containers made.", func(c *executor.Counters) int64 { return c.CreationNanos.Load() })
-	s.counter("containers_destroyed_total", "Containers destroyed.", func(c *executor.Counters) int64 { return c.Destroyed.Load() })
-	s.counter("container_destructions_failed_total", "Attempts to destroy a container that failed.", func(c *executor.Counters) int64 { return c.DestructionFailed.Load() })
-	s.counter("containers_completed_total", "Containers that ended.", func(c *executor.Counters) int64 { return c.Completed.Load() })
-	s.counter("containers_exited_on_timeout_total", "Processes that had to be killed, or did not exit.", func(c *executor.Counters) int64 { return c.Steps.ExitedOnTimeout.Load() })
-	s.counter("engine_checks_failed_total", "Checks of the container engine that failed.", func(c *executor.Counters) int64 { return c.EngineChecksFailed.Load() })
-	s.counter("instance_credentials_created_total", "Certificates issued to containers, rotations included.", func(c *executor.Counters) int64 { return c.CredentialsCreated.Load() })
-	s.counter("instance_credentials_failed_total", "Certificates that could not be issued.", func(c *executor.Counters) int64 { return c.CredentialsFailed.Load() })
-	s.seconds("instance_credential_creation_seconds_total", "Time taken by certificates issued.", func(c *executor.Counters) int64 { return c.CredentialsNanos.Load() })
+	for _, f := range executor.Figures() {
+		s.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: f.Name, Help: f.Help},
+			s.read(func(c *Cell) float64 { return f.Value(c.exec) })))
+	}
 }
 
 func (s sums) evacuation() {

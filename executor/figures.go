@@ -1,0 +1,47 @@
+package executor
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Figure is a counter of a client under the name that it is published with.
+type Figure struct {
+	// Name ends in _total; times are in seconds and divided by the counter beside them yield a mean.
+	Name, Help string
+	Value      func(*Client) float64
+}
+
+// Figures are all counters, for whoever publishes them.
+func Figures() []Figure {
+	count := func(name, help string, counter func(*Client) *atomic.Int64) Figure {
+		return Figure{Name: name, Help: help, Value: func(c *Client) float64 { return float64(counter(c).Load()) }}
+	}
+	seconds := func(name, help string, nanos func(*Counters) *atomic.Int64) Figure {
+		return Figure{Name: name, Help: help, Value: func(c *Client) float64 { return time.Duration(nanos(c.counters).Load()).Seconds() }}
+	}
+	return []Figure{
+		count("containers_created_total", "Containers made.", func(c *Client) *atomic.Int64 { return &c.counters.Creations.Succeeded }),
+		seconds("container_creation_seconds_total", "Time taken by containers made.", func(c *Counters) *atomic.Int64 { return &c.Creations.SucceededNanos }),
+		count("container_creations_failed_total", "Containers that could not be made.", func(c *Client) *atomic.Int64 { return &c.counters.Creations.Failed }),
+		seconds("container_creation_failed_seconds_total", "Time taken by containers that could not be made.", func(c *Counters) *atomic.Int64 { return &c.Creations.FailedNanos }),
+		count("container_setups_total", "Setup actions that succeeded.", func(c *Client) *atomic.Int64 { return &c.counters.Setups.Succeeded }),
+		seconds("container_setup_seconds_total", "Time from the order to the end of setup actions that succeeded.", func(c *Counters) *atomic.Int64 { return &c.Setups.SucceededNanos }),
+		count("container_setups_failed_total", "Setup actions that failed.", func(c *Client) *atomic.Int64 { return &c.counters.Setups.Failed }),
+		seconds("container_setup_failed_seconds_total", "Time from the order to the end of setup actions that failed.", func(c *Counters) *atomic.Int64 { return &c.Setups.FailedNanos }),
+		count("containers_completed_total", "Containers that ended.", func(c *Client) *atomic.Int64 { return &c.counters.Completed }),
+		count("containers_exited_on_timeout_total", "Processes that had to be killed, or did not exit.", func(c *Client) *atomic.Int64 { return &c.counters.Steps.ExitedOnTimeout }),
+		count("containers_destroyed_total", "Containers destroyed.", func(c *Client) *atomic.Int64 { return &c.counters.Destructions.Succeeded }),
+		seconds("container_destruction_seconds_total", "Time taken by containers destroyed.", func(c *Counters) *atomic.Int64 { return &c.Destructions.SucceededNanos }),
+		count("container_destructions_failed_total", "Attempts to destroy a container that failed.", func(c *Client) *atomic.Int64 { return &c.counters.Destructions.Failed }),
+		seconds("container_destruction_failed_seconds_total", "Time taken by attempts to destroy a container that failed.", func(c *Counters) *atomic.Int64 { return &c.Destructions.FailedNanos }),
+		count("engine_checks_failed_total", "Checks of the container engine that failed.", func(c *Client) *atomic.Int64 { return &c.counters.EngineChecksFailed }),
+		count("instance_credentials_created_total", "Certificates issued to containers, rotations included.", func(c *Client) *atomic.Int64 { return &c.counters.Credentials.Succeeded }),
+		seconds("instance_credential_creation_seconds_total", "Time taken by certificates issued.", func(c *Counters) *atomic.Int64 { return &c.Credentials.SucceededNanos }),
+		count("instance_credentials_failed_total", "Certificates that could not be issued.", func(c *Client) *atomic.Int64 { return &c.counters.Credentials.Failed }),
+		count("log_rate_limit_exceeded_total", "Times that an instance exceeded its log rate limit.", func(c *Client) *atomic.Int64 { return &c.logs.Counters().RateExceeded }),
+		count("log_lines_dropped_total", "Lines that log rate limits kept out.", func(c *Client) *atomic.Int64 { return &c.logs.Counters().LinesDropped }),
+		count("log_bytes_dropped_total", "Bytes that log rate limits kept out.", func(c *Client) *atomic.Int64 { return &c.logs.Counters().BytesDropped }),
+		count("log_lines_lost_total", "Lines that the disk of the cell was too slow for.", func(c *Client) *atomic.Int64 { return &c.logs.Counters().LinesLost }),
+	}
+}
