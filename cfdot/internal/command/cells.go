@@ -155,7 +155,7 @@ func stateColumns() []output.Column[spec.CellState] {
 
 func (a *app) cellState() *cobra.Command {
 	return &cobra.Command{
-		Use: "cell-state CELL_ID", Short: "Ask one cell what it has and holds", Args: exactly("CELL_ID"), Example: "  cfdot cell-state cell-1 | jq .AvailableResources",
+		Use: "cell-state CELL_ID", Short: "Ask one cell what it has and holds", Args: exactly("CELL_ID"),
 		RunE: a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
 			cell, err := oneCell(ctx, conn, args[0])
 			if err != nil {

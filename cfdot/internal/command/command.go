@@ -104,6 +104,7 @@ Lists are lines of JSON for programs and a table on a terminal (-o).`,
 		for _, command := range group.commands {
 			command.GroupID = group.id
 		}
+		addExamples(group.commands)
 		root.AddCommand(group.commands...)
 	}
 	root.SetHelpCommand(help(root))

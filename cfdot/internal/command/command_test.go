@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -147,6 +148,32 @@ func TestEveryCommandIsHelpful(t *testing.T) {
 		byFlag := p.run(name, "--help")
 		require.Equal(t, ExitOK, byFlag.exit)
 		require.Contains(t, byFlag.out, "Usage:\n  cfdot "+name)
+	}
+}
+
+// TestEveryHelpHasExamples checks that there are three, of this command or of another one, with flags that exist.
+func TestEveryHelpHasExamples(t *testing.T) {
+	t.Parallel()
+	p := &platform{t: t}
+	of := regexp.MustCompile(`cfdot ([a-z-]+)([^|&]*)`)
+	flag := regexp.MustCompile(` (--?[a-z-]+)`)
+	for line := range everyCommand() {
+		name := strings.Fields(line)[0]
+		if name == "version" {
+			continue
+		}
+		_, rest, _ := strings.Cut(p.run(name, "--help").out, "\nExamples:\n")
+		shown, _, _ := strings.Cut(rest, "\n\n")
+		require.Len(t, strings.Split(shown, "\n"), 3, name)
+		require.Contains(t, shown, "cfdot "+name, name)
+		for _, call := range of.FindAllStringSubmatch(shown, -1) {
+			for _, found := range flag.FindAllStringSubmatch(call[2], -1) {
+				if found[1] == "-n" { // of xargs
+					continue
+				}
+				require.Contains(t, p.run(call[1], "--help").out, found[1], "%s: %s has no such flag", name, call[0])
+			}
+		}
 	}
 }
 

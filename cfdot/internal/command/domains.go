@@ -46,7 +46,7 @@ func (a *app) listDomains() *cobra.Command {
 
 func (a *app) setDomain() *cobra.Command {
 	var ttl time.Duration
-	command := &cobra.Command{Use: "set-domain DOMAIN", Short: "Vouch that the desired state of a domain is complete", Args: exactly("DOMAIN"), Example: "  cfdot set-domain cf-apps -t 2m"}
+	command := &cobra.Command{Use: "set-domain DOMAIN", Short: "Vouch that the desired state of a domain is complete", Args: exactly("DOMAIN")}
 	command.Flags().DurationVarP(&ttl, "ttl", "t", 0, "for how long, in whole seconds; 0 is for ever")
 	command.RunE = func(c *cobra.Command, args []string) error {
 		if ttl < 0 || ttl%time.Second != 0 {

@@ -31,7 +31,6 @@ func (a *app) eventCommand(name, short string, kinds ...bbsv1.WatchKind) *cobra.
 		Use: name, Short: short, Args: exactly(),
 		Long: short + `, as lines of JSON with the revision of each change.
 A stream that breaks off is taken up again without a gap; --after takes up an earlier one.`,
-		Example: "  cfdot " + name + " | jq -c '[.revision, .type]'",
 	}
 	command.Flags().StringVarP(&cell, "cell-id", "c", "", "only of this cell")
 	command.Flags().StringVarP(&process, "process-guid", "p", "", "only of this process")

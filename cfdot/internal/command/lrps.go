@@ -54,7 +54,7 @@ func (a *app) countRunning(ctx context.Context, conn *grpc.ClientConn, request *
 
 func (a *app) desiredLRPs() *cobra.Command {
 	var domain string
-	command := &cobra.Command{Use: "desired-lrps", Short: "List what is wanted", Args: exactly(), Example: "  cfdot desired-lrps -d cf-apps"}
+	command := &cobra.Command{Use: "desired-lrps", Short: "List what is wanted", Args: exactly()}
 	command.Flags().StringVarP(&domain, "domain", "d", "", "only this domain")
 	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
 		running, err := a.countRunning(ctx, conn, &bbsv1.ListActualLRPsRequest{Domain: domain})
@@ -81,7 +81,7 @@ func (a *app) desiredLRPs() *cobra.Command {
 
 func (a *app) desiredLRP() *cobra.Command {
 	var secrets bool
-	command := &cobra.Command{Use: "desired-lrp PROCESS_GUID", Short: "Show one desired LRP", Args: exactly("PROCESS_GUID"), Example: "  cfdot desired-lrp my-app | jq .routes"}
+	command := &cobra.Command{Use: "desired-lrp PROCESS_GUID", Short: "Show one desired LRP", Args: exactly("PROCESS_GUID")}
 	command.Flags().BoolVar(&secrets, "show-secrets", false, "show environment and credentials in clear; the server logs it")
 	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
 		answer, err := bbsv1.NewDesiredLRPsClient(conn).GetDesiredLRP(ctx, &bbsv1.GetDesiredLRPRequest{ProcessGuid: args[0], IncludeSecrets: secrets})
@@ -129,7 +129,7 @@ func (a *app) schedulingInfos() *cobra.Command {
 }
 
 func (a *app) createDesiredLRP() *cobra.Command {
-	command := &cobra.Command{Use: "create-desired-lrp SPEC|@FILE|@-", Short: "Want a new LRP", Args: exactly("SPEC"), Example: "  cfdot create-desired-lrp @app.json"}
+	command := &cobra.Command{Use: "create-desired-lrp SPEC|@FILE|@-", Short: "Want a new LRP", Args: exactly("SPEC")}
 	command.RunE = func(c *cobra.Command, args []string) error {
 		lrp, err := parse(a, args[0], spec.ParseDesiredLRP)
 		if err != nil {
@@ -160,7 +160,7 @@ func parse[T any](a *app, arg string, read func([]byte) (T, error)) (T, error) {
 func (a *app) updateDesiredLRP() *cobra.Command {
 	command := &cobra.Command{
 		Use: "update-desired-lrp PROCESS_GUID SPEC|@FILE|@-", Short: "Change instances, routes, annotation, tags or credentials of an LRP",
-		Args: exactly("PROCESS_GUID", "SPEC"), Example: `  cfdot update-desired-lrp my-app '{"instances": 5}'`,
+		Args: exactly("PROCESS_GUID", "SPEC"),
 	}
 	command.RunE = func(c *cobra.Command, args []string) error {
 		update, err := parse(a, args[1], spec.ParseDesiredLRPUpdate)

@@ -226,8 +226,7 @@ func (a *app) plan() *cobra.Command {
 		Use: "plan PROCESS_GUID COUNT", Short: "Where more instances of an LRP would go, with no effect",
 		Long: `Have the auctioneer decide where COUNT more instances of a desired LRP would go now, beside those that it has. Nothing is
 reserved and nothing is started.`,
-		Example: "  cfdot plan my-app 10\n  cfdot plan my-app 500 -o json | jq .unplaced",
-		Args:    exactly("PROCESS_GUID", "COUNT"),
+		Args: exactly("PROCESS_GUID", "COUNT"),
 	}
 	command.RunE = func(c *cobra.Command, args []string) error {
 		number, err := strconv.Atoi(args[1])

@@ -40,7 +40,7 @@ func outcomeCell(t spec.Task) string {
 
 func (a *app) tasks() *cobra.Command {
 	var domain, cell string
-	command := &cobra.Command{Use: "tasks", Short: "List tasks", Args: exactly(), Example: "  cfdot tasks -d cf-tasks\n  cfdot tasks -c cell-1"}
+	command := &cobra.Command{Use: "tasks", Short: "List tasks", Args: exactly()}
 	command.Flags().StringVarP(&domain, "domain", "d", "", "only this domain")
 	command.Flags().StringVarP(&cell, "cell-id", "c", "", "only on this cell")
 	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
@@ -78,7 +78,7 @@ func (a *app) task() *cobra.Command {
 
 func (a *app) createTask() *cobra.Command {
 	return &cobra.Command{
-		Use: "create-task SPEC|@FILE|@-", Short: "Want a task done once", Args: exactly("SPEC"), Example: "  cfdot create-task @task.json",
+		Use: "create-task SPEC|@FILE|@-", Short: "Want a task done once", Args: exactly("SPEC"),
 		RunE: func(c *cobra.Command, args []string) error {
 			request, err := parse(a, args[0], spec.ParseTask)
 			if err != nil {
