@@ -77,10 +77,13 @@ func (s *Store) followOnce(ctx context.Context) error {
 	return err
 }
 
-// standbyLoads is Load, and remembers if a key is missing.
+// standbyLoads is Load, and remembers what a standby lacks for it.
 func (s *Store) standbyLoads(ctx context.Context) error {
 	err := s.Load(ctx)
-	if errors.Is(err, seal.ErrUnknownKey) {
+	switch {
+	case err == nil:
+		s.standbyWaits(ctx, "")
+	case errors.Is(err, seal.ErrUnknownKey):
 		s.standbyWaits(ctx, "waiting: "+err.Error())
 	}
 	return err
