@@ -29,6 +29,7 @@ import (
 const healthService = "bbs.v1"
 
 func run(ctx context.Context, args []string) error {
+	boundHeap()
 	cfg, err := config.Load[Config](args)
 	if err != nil {
 		return err
