@@ -315,15 +315,17 @@ func TestMigrateTakesTurns(t *testing.T) {
 func TestMigrateRefuses(t *testing.T) {
 	t.Parallel()
 	steps := testSteps(t)
+	last := int64(len(steps))
+	later := Versions{Current: last + 1, Target: last + 1}
 	for name, tc := range map[string]struct {
 		versions Versions
 		rollback int64
 		want     error
 		text     string
 	}{
-		"tables of a later release":               {versions: Versions{Current: 5, Target: 5}, want: ErrNewer, text: "rollback_to_version: 4"},
-		"tables of a later release, rolling back": {versions: Versions{Current: 5, Target: 5}, rollback: 1, want: ErrNewer},
-		"a rollback that somebody has begun":      {versions: Versions{Current: 4, Target: 2}, want: ErrRollingBack, text: "rollback_to_version: 2"},
+		"tables of a later release":               {versions: later, want: ErrNewer, text: fmt.Sprint("rollback_to_version: ", last)},
+		"tables of a later release, rolling back": {versions: later, rollback: 1, want: ErrNewer},
+		"a rollback that somebody has begun":      {versions: Versions{Current: last, Target: 2}, want: ErrRollingBack, text: "rollback_to_version: 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

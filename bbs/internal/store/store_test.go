@@ -364,3 +364,21 @@ func TestDataOfOneRequestHurtsNobodyElse(t *testing.T) {
 	require.Nil(t, s.Committed().Domain("bad\x00text"))
 	require.NotNil(t, s.Committed().Domain("fine"))
 }
+
+// TestDefinitionsStayInTheirRows is about cost only: a definition of common size is one write, not three.
+func TestDefinitionsStayInTheirRows(t *testing.T) {
+	t.Parallel()
+	pool := postgrestest.New(t, Migrate)
+	s, _ := running(t, testConfig(t, pool))
+	_, err := s.Apply(t.Context(), func(tx *Tx) error {
+		tx.PutDefinition(SealedDefinition{ProcessGUID: "app", ID: "def", Sealed: []byte(randomText(6000))})
+		tx.PutTaskDefinition("task", []byte(randomText(6000)))
+		return nil
+	})
+	require.NoError(t, err)
+	for _, table := range []string{"lrp_definitions", "task_definitions"} {
+		var pieces int64
+		require.NoError(t, pool.QueryRow(t.Context(), `select pg_relation_size(reltoastrelid) from pg_class where relname = $1`, table).Scan(&pieces))
+		require.Zero(t, pieces, table)
+	}
+}
