@@ -67,30 +67,49 @@ type Config struct {
 	MaxBytes int64
 	// TLS names the authorities that servers are believed by, and our certificate if they ask for one; nil: the system's.
 	TLS *tls.Config
+
+	// idle is how long nothing may move; zero means idleTimeout. It is for tests.
+	idle time.Duration
 }
 
 // Client downloads and uploads. Its methods may be called concurrently; they wait for a slot.
 type Client struct {
 	cfg       Config
-	http      *http.Client
+	receiver  *http.Client
+	sender    *http.Client
 	downloads chan struct{}
 	uploads   chan struct{}
 }
 
 // New returns a client.
 func New(cfg Config) *Client {
+	if cfg.idle == 0 {
+		cfg.idle = idleTimeout
+	}
 	return &Client{
-		cfg: cfg,
-		http: &http.Client{Timeout: requestTimeout, Transport: &http.Transport{
-			Proxy:               http.ProxyFromEnvironment,
-			DialContext:         dialIdle,
-			TLSClientConfig:     cfg.TLS,
-			TLSHandshakeTimeout: dialTimeout,
-			DisableKeepAlives:   true,
-		}},
+		cfg:       cfg,
+		receiver:  cfg.httpClient(func(conn net.Conn) net.Conn { return receivingConn{conn, cfg.idle} }),
+		sender:    cfg.httpClient(func(conn net.Conn) net.Conn { return sendingConn{conn, cfg.idle} }),
 		downloads: make(chan struct{}, cfg.Downloads),
 		uploads:   make(chan struct{}, cfg.Uploads),
 	}
+}
+
+func (c Config) httpClient(guard func(net.Conn) net.Conn) *http.Client {
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	return &http.Client{Timeout: requestTimeout, Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return guard(conn), nil
+		},
+		TLSClientConfig:     c.TLS,
+		TLSHandshakeTimeout: dialTimeout,
+		DisableKeepAlives:   true,
+	}}
 }
 
 // Download fetches a source into a file below the temporary folder. It tries up to four times and gives up at once when
@@ -140,7 +159,7 @@ func (c *Client) fetch(ctx context.Context, source Source) (_ *Archive, err erro
 	if source.Known.LastModified != "" {
 		req.Header.Set("If-Modified-Since", source.Known.LastModified)
 	}
-	resp, err := c.http.Do(req)
+	resp, err := c.receiver.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -206,27 +225,28 @@ func acquire(ctx context.Context, slots chan struct{}) error {
 
 func release(slots chan struct{}) { <-slots }
 
-// idleConn fails when nothing moves for a while, so that a stuck server cannot hold a slot for ten minutes.
-type idleConn struct{ net.Conn }
-
-func dialIdle(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	return idleConn{conn}, nil
+// receivingConn fails when nothing comes for a while, so that a stuck server cannot hold a slot for ten minutes.
+type receivingConn struct {
+	net.Conn
+	idle time.Duration
 }
 
-func (c idleConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(idleTimeout)); err != nil {
+func (c receivingConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.idle)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Read(p)
 }
 
-func (c idleConn) Write(p []byte) (int, error) {
-	// The answer may take as long as the body takes to send: only a stuck direction counts.
-	if err := c.SetDeadline(time.Now().Add(idleTimeout)); err != nil {
+// sendingConn fails when nothing can be sent for a while. The answer may take longer: a server may have much to do with
+// what it was sent.
+type sendingConn struct {
+	net.Conn
+	idle time.Duration
+}
+
+func (c sendingConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.idle)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(p)

@@ -10,12 +10,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
@@ -26,8 +28,8 @@ type file struct {
 	kind                byte
 }
 
-func tarOf(t *testing.T, files ...file) []byte {
-	t.Helper()
+func tarOf(tb testing.TB, files ...file) []byte {
+	tb.Helper()
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
 	for _, f := range files {
@@ -35,11 +37,11 @@ func tarOf(t *testing.T, files ...file) []byte {
 		if f.kind == 0 {
 			header.Typeflag = tar.TypeReg
 		}
-		require.NoError(t, w.WriteHeader(header))
+		require.NoError(tb, w.WriteHeader(header))
 		_, err := io.WriteString(w, f.content)
-		require.NoError(t, err)
+		require.NoError(tb, err)
 	}
-	require.NoError(t, w.Close())
+	require.NoError(tb, w.Close())
 	return buf.Bytes()
 }
 
@@ -52,14 +54,14 @@ func gzipOf(t *testing.T, content []byte) []byte {
 	return buf.Bytes()
 }
 
-func zipOf(t *testing.T, name, content string) []byte {
-	t.Helper()
+func zipOf(tb testing.TB, name, content string) []byte {
+	tb.Helper()
 	var buf bytes.Buffer
 	w := zip.NewWriter(&buf)
 	entry, err := w.Create(name)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	_, err = io.WriteString(entry, content)
-	require.NoError(t, errors.Join(err, w.Close()))
+	require.NoError(tb, errors.Join(err, w.Close()))
 	return buf.Bytes()
 }
 
@@ -269,4 +271,31 @@ func TestUpload(t *testing.T) {
 			require.Equal(t, tc.want, failed.Text)
 		})
 	}
+}
+
+// A server may think about an upload for longer than a download may stand still.
+func TestIdle(t *testing.T) {
+	t.Parallel()
+	const idle = 50 * time.Millisecond
+	slow := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return
+		}
+		timer := time.NewTimer(4 * idle)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			w.WriteHeader(http.StatusOK)
+		case <-r.Context().Done():
+		}
+	})
+	c := New(Config{TempDir: t.TempDir(), Downloads: 1, Uploads: 1, MaxBytes: 1 << 20, idle: idle})
+	_, err := c.Upload(t.Context(), slow, func(context.Context) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(tarOf(t, file{name: "droplet", content: "content"}))), nil
+	})
+	require.NoError(t, err)
+	_, err = c.fetch(t.Context(), Source{URL: slow})
+	var timeout net.Error
+	require.ErrorAs(t, err, &timeout)
+	require.True(t, timeout.Timeout())
 }

@@ -101,7 +101,7 @@ func (c *Client) post(ctx context.Context, to *url.URL, p payload) error {
 	req.Header.Set("Content-Type", "application/octet-stream")
 	req.Header.Set("Content-MD5", p.md5)
 	req.Header.Set("Content-Digest", "sha-256=:"+p.sha256+":")
-	resp, err := c.http.Do(req)
+	resp, err := c.sender.Do(req)
 	if err != nil {
 		return err
 	}
