@@ -41,7 +41,9 @@ type Backend struct {
 	network      *network.Network
 	tails        *tails
 	images       singleflight.Group // layers that are being unpacked, by key
+	templates    singleflight.Group // disks that are being formatted, by path
 	layers       *layers
+	folders      folders
 	registries   *registries
 	users        userNamespaces
 	disks        bool       // containers with a limit get a disk of their own
@@ -95,7 +97,7 @@ func open(cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{cfg: cfg, lock: lock, containers: map[string]*container{}, layers: newLayers(), registries: newRegistries(cfg)}
+	b := &Backend{cfg: cfg, lock: lock, containers: map[string]*container{}, layers: newLayers(), folders: folders{seen: map[string]seenFolder{}}, registries: newRegistries(cfg)}
 	b.ctx, b.cancel = context.WithCancel(namespaces.WithNamespace(context.Background(), cfg.Namespace))
 	if err := b.connect(); err != nil {
 		return nil, errors.Join(err, b.Close())

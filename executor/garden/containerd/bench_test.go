@@ -2,7 +2,9 @@ package containerd
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,7 +28,7 @@ func BenchmarkCreate(b *testing.B) {
 		require.NoError(b, backend.Clean(b.Context()))
 		require.NoError(b, backend.Close())
 	}()
-	var create, first, destroy, floor []time.Duration
+	var create, limited, first, destroy, floor []time.Duration
 	for n := 0; b.Loop(); n++ {
 		began := time.Now()
 		c, err := backend.Create(b.Context(), garden.ContainerSpec{
@@ -41,9 +43,16 @@ func BenchmarkCreate(b *testing.B) {
 		began = time.Now()
 		require.NoError(b, backend.Destroy(b.Context(), "h"))
 		destroy = append(destroy, time.Since(began))
+		began = time.Now()
+		_, err = backend.Create(b.Context(), garden.ContainerSpec{
+			Handle: "limited", Image: garden.Image{URI: "preloaded:busybox"}, Limits: garden.Limits{MemoryInBytes: 64 << 20, DiskInBytes: 64 << 20},
+		})
+		require.NoError(b, err)
+		limited = append(limited, time.Since(began))
+		require.NoError(b, backend.Destroy(b.Context(), "limited"))
 		floor = append(floor, bare(b, backend, fmt.Sprintf("bare-%d", n)))
 	}
-	for name, values := range map[string][]time.Duration{"create": create, "create_and_first_process": first, "destroy": destroy, "floor_containerd_create_start": floor} {
+	for name, values := range map[string][]time.Duration{"create": create, "create_with_disk": limited, "create_and_first_process": first, "destroy": destroy, "floor_containerd_create_start": floor} {
 		slices.Sort(values)
 		fmt.Printf("container_%s %d %.1f ms\n", name, len(values), float64(values[len(values)/2].Microseconds())/1000)
 	}
@@ -71,4 +80,49 @@ func bare(b *testing.B, backend *Backend, id string) time.Duration {
 	require.NoError(b, backend.destroyTask(ctx, id))
 	require.NoError(b, backend.client.ContainerService().Delete(ctx, id))
 	return took
+}
+
+// BenchmarkCreateParallel creates 50 containers at a time, with disks and ports, each with its first process.
+func BenchmarkCreateParallel(b *testing.B) {
+	const count = 50
+	cfg := shared.cell(b)
+	cfg.NetworkPool, cfg.HostPortLast = netip.PrefixFrom(cfg.NetworkPool.Masked().Addr(), 22), cfg.HostPortFirst+count
+	backend, err := New(b.Context(), cfg)
+	require.NoError(b, err)
+	defer func() {
+		require.NoError(b, backend.Clean(b.Context()))
+		require.NoError(b, backend.Close())
+	}()
+	took := make([]time.Duration, count)
+	for b.Loop() {
+		var wait sync.WaitGroup
+		for at := range count {
+			wait.Go(func() {
+				began := time.Now()
+				c, err := backend.Create(b.Context(), garden.ContainerSpec{
+					Handle: fmt.Sprintf("h%d", at), Image: garden.Image{URI: "preloaded:busybox"}, NetIn: []garden.NetIn{{ContainerPort: 8080}},
+					Limits: garden.Limits{MemoryInBytes: 64 << 20, DiskInBytes: 64 << 20, Pids: 100},
+				})
+				if err == nil {
+					_, err = c.Run(b.Context(), shell("p", "sleep 1000"), garden.ProcessIO{})
+				}
+				if err != nil {
+					b.Error(err)
+				}
+				took[at] = time.Since(began)
+			})
+		}
+		wait.Wait()
+		for at := range count {
+			wait.Go(func() {
+				if err := backend.Destroy(b.Context(), fmt.Sprintf("h%d", at)); err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		wait.Wait()
+	}
+	slices.Sort(took)
+	fmt.Printf("container_create_50_parallel_p50 %d %.1f ms\n", count, float64(took[count/2].Microseconds())/1000)
+	fmt.Printf("container_create_50_parallel_max %d %.1f ms\n", count, float64(took[count-1].Microseconds())/1000)
 }

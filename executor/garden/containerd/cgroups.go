@@ -15,13 +15,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const cgroupRoot = "/sys/fs/cgroup"
+// hierarchy is where the kernel shows control groups: one tree with version 2, one for each controller with version 1.
+type hierarchy struct {
+	root    string
+	unified bool
+}
 
-// cgroupFolders are the folders of a group that exist: one with cgroup v2, one for each controller with v1.
-func cgroupFolders(group string) []string {
-	candidates := []string{filepath.Join(cgroupRoot, group)}
-	if cgroups.Mode() != cgroups.Unified {
-		controllers, _ := filepath.Glob(filepath.Join(cgroupRoot, "*"))
+// machineCgroups are those of this machine. A machine with both versions has its controllers in the first.
+func machineCgroups() hierarchy {
+	return hierarchy{root: "/sys/fs/cgroup", unified: cgroups.Mode() == cgroups.Unified}
+}
+
+// folders are those of a group that exist.
+func (h hierarchy) folders(group string) []string {
+	candidates := []string{filepath.Join(h.root, group)}
+	if !h.unified {
+		controllers, _ := filepath.Glob(filepath.Join(h.root, "*"))
 		candidates = nil
 		for _, controller := range controllers {
 			candidates = append(candidates, filepath.Join(controller, group))
@@ -39,12 +48,12 @@ func cgroupFolders(group string) []string {
 // removeTimeout bounds the time that killed processes take to leave their group.
 const removeTimeout = 10 * time.Second
 
-// removeCgroups removes a group with the groups below it, in every hierarchy. What still runs in it is killed: that is
+// remove removes a group with the groups below it, in every hierarchy. What still runs in it is killed: that is
 // only so when a creation was cut off and the shim with it.
-func removeCgroups(group string) error {
+func (h hierarchy) remove(group string) error {
 	deadline := time.Now().Add(removeTimeout)
 	for {
-		err := tryRemoveCgroups(group)
+		err := h.tryRemove(group)
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {
 			return err
 		}
@@ -53,9 +62,9 @@ func removeCgroups(group string) error {
 	}
 }
 
-func tryRemoveCgroups(group string) error {
+func (h hierarchy) tryRemove(group string) error {
 	var errs []error
-	for _, top := range cgroupFolders(group) {
+	for _, top := range h.folders(group) {
 		var folders []string
 		err := filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
 			if err == nil && entry.IsDir() {
@@ -92,10 +101,10 @@ func killGroup(folder string) {
 
 // oomKills reads how many processes of a group the kernel has killed for memory since the group was made. The kernel
 // counts before the process ends, so that a count taken after an exit includes the kill that caused it.
-func oomKills(group string) uint64 {
-	path := filepath.Join(cgroupRoot, group, "memory.events")
-	if cgroups.Mode() != cgroups.Unified {
-		path = filepath.Join(cgroupRoot, "memory", group, "memory.oom_control")
+func (h hierarchy) oomKills(group string) uint64 {
+	path := filepath.Join(h.root, group, "memory.events")
+	if !h.unified {
+		path = filepath.Join(h.root, "memory", group, "memory.oom_control")
 	}
 	file, err := os.Open(path) //nolint:gosec // the path of a group that we made
 	if err != nil {
@@ -113,11 +122,11 @@ func oomKills(group string) uint64 {
 }
 
 // limitsSwap tells whether the kernel counts swap, so that a limit of memory and swap together can be set.
-func limitsSwap() bool {
-	if cgroups.Mode() == cgroups.Unified {
+func (h hierarchy) limitsSwap() bool {
+	if h.unified {
 		// Only groups below the root have the file; runc ignores a limit of zero where it is missing.
 		return true
 	}
-	_, err := os.Stat(filepath.Join(cgroupRoot, "memory", "memory.memsw.limit_in_bytes"))
+	_, err := os.Stat(filepath.Join(h.root, "memory", "memory.memsw.limit_in_bytes"))
 	return err == nil
 }

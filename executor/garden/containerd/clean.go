@@ -23,7 +23,7 @@ func (b *Backend) Clean(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("cleaning cell %q: %w", b.cfg.CellID, engineError(err))
 	}
-	if err := errors.Join(b.removeAllHelperMounts(), removeCgroups(b.cfg.cgroupParent()), os.RemoveAll(b.cfg.containersFolder()), os.RemoveAll(b.cfg.runcFolder())); err != nil {
+	if err := errors.Join(b.removeAllHelperMounts(), machineCgroups().remove(b.cfg.cgroupParent()), os.RemoveAll(b.cfg.containersFolder()), os.RemoveAll(b.cfg.templatesFolder()), os.RemoveAll(b.cfg.runcFolder())); err != nil {
 		return fmt.Errorf("cleaning cell %q: %w", b.cfg.CellID, err)
 	}
 	return nil
@@ -70,7 +70,7 @@ func (b *Backend) Leftovers(ctx context.Context) ([]string, error) {
 	for _, pid := range shims {
 		found = append(found, fmt.Sprintf("shim process %d", pid))
 	}
-	for _, folder := range cgroupFolders(b.cfg.cgroupParent()) {
+	for _, folder := range machineCgroups().folders(b.cfg.cgroupParent()) {
 		found = append(found, "cgroup "+folder)
 	}
 	return found, nil

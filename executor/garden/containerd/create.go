@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	"golang.org/x/sync/errgroup"
@@ -133,6 +134,9 @@ func (b *Backend) build(ctx context.Context, c *container, spec garden.Container
 		var err error
 		mounts, err = b.snapshots().Prepare(both, c.id, rootfs.key,
 			snapshots.WithLabels(map[string]string{gcRoot: c.record.CreatedAt.Format(time.RFC3339), cellLabel: b.cfg.tag()}))
+		if errdefs.IsNotFound(err) {
+			b.layers.forget() // the next creation finds out what is still there
+		}
 		if err != nil {
 			return fmt.Errorf("preparing snapshot: %w", err)
 		}

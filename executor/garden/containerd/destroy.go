@@ -93,7 +93,7 @@ func (b *Backend) destroyTask(ctx context.Context, id string) error {
 	if err := os.RemoveAll(filepath.Join(b.cfg.runcFolder(), b.cfg.Namespace, id)); err != nil {
 		return fmt.Errorf("removing runtime state: %w", err)
 	}
-	if err := removeCgroups(filepath.Join(b.cfg.cgroupParent(), id)); err != nil {
+	if err := machineCgroups().remove(filepath.Join(b.cfg.cgroupParent(), id)); err != nil {
 		return err
 	}
 	return unmountRoot(id)

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"golang.org/x/sys/unix"
@@ -63,8 +65,36 @@ func (b *Backend) findImage(ctx context.Context, wanted garden.Image) (image, er
 	if !filepath.IsAbs(path) {
 		return image{}, fmt.Errorf("%w: unknown form of image", garden.ErrInvalidSpec)
 	}
-	only, err := localLayer(path)
+	only, err := b.folders.layer(path)
 	return image{layers: []layer{only}, keep: preloaded}, err
+}
+
+// folderMemory is how long a folder is taken for unchanged: to look at each file of a large root filesystem for every
+// container would take longer than the container.
+const folderMemory = 10 * time.Second
+
+// folders remembers what folders were like.
+type folders struct {
+	mu   sync.Mutex
+	seen map[string]seenFolder
+}
+
+type seenFolder struct {
+	layer layer
+	at    time.Time
+}
+
+func (f *folders) layer(path string) (layer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock() // also while one looks: the others would look at the same
+	if seen, ok := f.seen[path]; ok && time.Since(seen.at) < folderMemory {
+		return seen.layer, nil
+	}
+	found, err := localLayer(path)
+	if info, statErr := os.Stat(path); err == nil && statErr == nil && info.IsDir() {
+		f.seen[path] = seenFolder{layer: found, at: time.Now()}
+	}
+	return found, err
 }
 
 // localLayer is a folder or a tarball. Its digest covers names, sizes, owners and times, not content: reading a

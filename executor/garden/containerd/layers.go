@@ -20,10 +20,11 @@ type layers struct {
 	held     map[string]int       // by creations that are under way, for as long as no container refers to the layer
 	keep     map[string]bool      // of preloaded root filesystems
 	lastUsed map[string]time.Time // last use by this program
+	sizes    map[string]uint64    // of layers that are there
 }
 
 func newLayers() *layers {
-	return &layers{wake: make(chan struct{}, 1), held: map[string]int{}, keep: map[string]bool{}, lastUsed: map[string]time.Time{}}
+	return &layers{wake: make(chan struct{}, 1), held: map[string]int{}, keep: map[string]bool{}, lastUsed: map[string]time.Time{}, sizes: map[string]uint64{}}
 }
 
 // hold keeps layers from the collector until release is called; it may be called twice.
@@ -46,6 +47,27 @@ func (l *layers) hold(keys []string, keep bool) (release func()) {
 			}
 		}
 	})
+}
+
+// size of a layer that is known to be there, because it was found or made by this program and not collected since.
+func (l *layers) size(key string) (uint64, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	size, ok := l.sizes[key]
+	return size, ok
+}
+
+func (l *layers) setSize(key string, size uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sizes[key] = size
+}
+
+// forget is for layers that somebody else has removed.
+func (l *layers) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.sizes)
 }
 
 // due asks for a look at the sizes.
@@ -160,5 +182,6 @@ func (b *Backend) removeLayer(ctx context.Context, key string) (bool, error) {
 		return false, fmt.Errorf("removing layer: %w", err)
 	}
 	delete(b.layers.lastUsed, key)
+	delete(b.layers.sizes, key)
 	return true, nil
 }

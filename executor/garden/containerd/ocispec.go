@@ -78,7 +78,7 @@ func withLimits(limits garden.Limits) oci.SpecOpts {
 		if limits.MemoryInBytes > 0 {
 			memory := int64(min(limits.MemoryInBytes, 1<<62))
 			resources.Memory = &specs.LinuxMemory{Limit: &memory}
-			if limitsSwap() {
+			if machineCgroups().limitsSwap() {
 				// The limit of memory and swap together: none of it is swap.
 				resources.Memory.Swap = &memory
 			}

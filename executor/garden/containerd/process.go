@@ -141,7 +141,7 @@ func (p *process) awaitExit() {
 		}
 		p.noted = &exitRecord{
 			Code:        code,
-			OutOfMemory: oomKills(p.container.cgroup()) > p.oomKills,
+			OutOfMemory: machineCgroups().oomKills(p.container.cgroup()) > p.oomKills,
 			OutOfDisk:   code != 0 && p.container.outOfDisk(),
 		}
 		if err := writeJSON(filepath.Join(p.folder, "exit.json"), p.noted); err != nil && !isMissing(err) {
@@ -200,11 +200,11 @@ func (p *process) deliver(stream string, reader *outputlog.Reader, changed <-cha
 			log.WarnContext(b.ctx, "output-dropped", "bytes", reader.Dropped())
 		}
 	}()
-	buffer := make([]byte, chunkBytes)
 	exited := p.exited
 	var overdue <-chan time.Time
 	for {
-		ended, err := reader.Deliver(sinkWriter{p, stream}, buffer)
+		// Made for each look, which reads all there is: two of them for every idle process would be most of our memory.
+		ended, err := reader.Deliver(sinkWriter{p, stream}, make([]byte, chunkBytes))
 		if err != nil {
 			log.WarnContext(b.ctx, "output-not-delivered", "error", err)
 		}

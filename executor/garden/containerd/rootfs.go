@@ -64,15 +64,11 @@ func (b *Backend) unpackImage(ctx context.Context, wanted garden.Image, users Us
 	}()
 	ready := rootFS{config: from.config, release: release}
 	for at, key := range keys {
-		work := unpacking{key: key, parent: ready.key, layer: from.layers[at], users: users}
-		if err := b.ensureLayer(ctx, work); err != nil {
+		size, err := b.ensureLayer(ctx, unpacking{key: key, parent: ready.key, layer: from.layers[at], users: users})
+		if err != nil {
 			return rootFS{}, err
 		}
-		usage, err := b.snapshots().Usage(ctx, key)
-		if err != nil {
-			return rootFS{}, fmt.Errorf("measuring image: %w", err)
-		}
-		ready.key, ready.bytes = key, ready.bytes+uint64(max(usage.Size, 0))
+		ready.key, ready.bytes = key, ready.bytes+size
 	}
 	return ready, nil
 }
@@ -103,10 +99,28 @@ type unpacking struct {
 	users       UserRange
 }
 
-func (b *Backend) ensureLayer(ctx context.Context, work unpacking) error {
-	if _, err := b.snapshots().Stat(ctx, work.key); err == nil || !errdefs.IsNotFound(err) {
-		return err
+// ensureLayer makes a layer unless it is there, and returns its size.
+func (b *Backend) ensureLayer(ctx context.Context, work unpacking) (uint64, error) {
+	if size, ok := b.layers.size(work.key); ok {
+		return size, nil
 	}
+	_, err := b.snapshots().Stat(ctx, work.key)
+	if errdefs.IsNotFound(err) {
+		err = b.makeLayer(ctx, work)
+	}
+	if err != nil {
+		return 0, err
+	}
+	usage, err := b.snapshots().Usage(ctx, work.key)
+	if err != nil {
+		return 0, fmt.Errorf("measuring image: %w", err)
+	}
+	size := uint64(max(usage.Size, 0))
+	b.layers.setSize(work.key, size)
+	return size, nil
+}
+
+func (b *Backend) makeLayer(ctx context.Context, work unpacking) error {
 	// The work is shared, so it must not end because the first who asked went away.
 	result := b.images.DoChan(work.key, func() (any, error) {
 		return nil, b.unpack(b.ctx, work)

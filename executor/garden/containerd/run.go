@@ -120,7 +120,7 @@ func (c *container) recordProcess(id string) (*process, error) {
 		}
 		return nil, fmt.Errorf("making folder of process: %w", err)
 	}
-	p.oomKills = oomKills(c.cgroup())
+	p.oomKills = machineCgroups().oomKills(c.cgroup())
 	err := os.Mkdir(filepath.Join(p.folder, outputFolder), 0o700)
 	if err == nil {
 		err = writeJSON(filepath.Join(p.folder, "start.json"), startRecord{ID: id, OOMKills: p.oomKills})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -22,6 +23,10 @@ import (
 func (b *Backend) start(ctx context.Context) error {
 	if err := b.removeAllHelperMounts(); err != nil {
 		return err
+	}
+	// They were not flushed to the disk: a crash of the machine may have left their names and not their content.
+	if err := os.RemoveAll(b.cfg.templatesFolder()); err != nil {
+		return fmt.Errorf("removing formatted disks: %w", err)
 	}
 	if err := errors.Join(b.prepareUsers(ctx), b.prepareDisks(ctx)); err != nil {
 		return err

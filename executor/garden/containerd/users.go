@@ -86,8 +86,14 @@ func (c *container) owns(pid int) bool {
 	if err != nil {
 		return false
 	}
-	for line := range strings.Lines(string(content)) {
-		if strings.Contains(strings.TrimSpace(line)+"/", "/"+c.id+"/") {
+	return memberOf(string(content), c.id)
+}
+
+// memberOf reads the kernel's list of the groups of a process: one line with version 2, one for each controller with
+// version 1. A process may have made groups below the container's.
+func memberOf(groups, id string) bool {
+	for line := range strings.Lines(groups) {
+		if strings.Contains(strings.TrimSpace(line)+"/", "/"+id+"/") {
 			return true
 		}
 	}
