@@ -50,21 +50,44 @@ func openCell(ctx context.Context, engine containerd.Config, stateDir string) (*
 		backend: backend,
 		waiting: make(map[string]chan executor.Container),
 	}
-	if c.client, err = executor.Open(ctx, c.config); err != nil {
+	if err := c.open(ctx); err != nil {
 		return nil, errors.Join(err, backend.Close())
 	}
-	c.events = c.client.SubscribeToEvents()
-	running, end := context.WithCancel(context.WithoutCancel(ctx))
-	c.end = end
-	c.work.Go(func() error { return c.client.Run(running) })
-	c.work.Go(func() error { return c.follow(running) })
 	return c, nil
 }
 
+func (c *cell) open(ctx context.Context) (err error) {
+	if c.client, err = executor.Open(ctx, c.config); err != nil {
+		return err
+	}
+	c.events = c.client.SubscribeToEvents()
+	running, end := context.WithCancel(context.WithoutCancel(ctx))
+	client, events := c.client, c.events
+	c.end = end
+	c.work.Go(func() error { return client.Run(running) })
+	c.work.Go(func() error { return c.follow(running, events) })
+	return nil
+}
+
+// leave ends our part; containers go on.
+func (c *cell) leave() error {
+	c.end()
+	c.events.Close()
+	return c.work.Wait()
+}
+
+// reopen is a restart with the configuration as it is now.
+func (c *cell) reopen(ctx context.Context) error {
+	if err := c.leave(); err != nil {
+		return err
+	}
+	return c.open(ctx)
+}
+
 // follow hands events to those who wait for them, as the rep does.
-func (c *cell) follow(ctx context.Context) error {
+func (c *cell) follow(ctx context.Context, events *executor.Subscription) error {
 	for {
-		event, err := c.events.Next(ctx)
+		event, err := events.Next(ctx)
 		if err != nil {
 			return nil //nolint:nilerr // the end of the cell
 		}
@@ -83,9 +106,7 @@ func (c *cell) follow(ctx context.Context) error {
 // clean removes all containers and what belongs to the cell.
 func (c *cell) clean(ctx context.Context) error {
 	err := c.client.Cleanup(ctx)
-	c.end()
-	c.events.Close()
-	return errors.Join(err, c.work.Wait(), executor.Clean(ctx, c.config), c.backend.Clean(ctx), c.backend.Close())
+	return errors.Join(err, c.leave(), executor.Clean(ctx, c.config), c.backend.Clean(ctx), c.backend.Close())
 }
 
 // create orders a container and waits until it runs.

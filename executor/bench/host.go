@@ -36,8 +36,8 @@ type description struct {
 type cost struct {
 	// ResidentMiB with all containers running.
 	ResidentMiB float64
-	// CPUPercent is the share of one core meanwhile, and IdlePercent that without any container.
-	CPUPercent, IdlePercent float64
+	// CPUPercent is the share of one core meanwhile, UncheckedPercent that of the same containers without checks.
+	CPUPercent, UncheckedPercent float64
 	// Checks that failed would show as containers that do not run any more.
 	Running int
 }
@@ -66,8 +66,8 @@ func (m *machine) measureHost(ctx context.Context, s sizes) error {
 		return fmt.Errorf("%d of %d containers run after the measurement", found.Running, s.hosted)
 	}
 	row(fmt.Sprintf("cell_rep_rss_%d", s.hosted), s.hosted, found.ResidentMiB, "MiB")
-	row(fmt.Sprintf("cell_checks_cpu_%d", s.hosted), s.hosted, found.CPUPercent-found.IdlePercent, "percent")
-	aside("cell_idle_cpu", s.hosted, found.IdlePercent, "percent")
+	row(fmt.Sprintf("cell_checks_cpu_%d", s.hosted), s.hosted, found.CPUPercent-found.UncheckedPercent, "percent")
+	aside(fmt.Sprintf("cell_unchecked_cpu_%d", s.hosted), s.hosted, found.UncheckedPercent, "percent")
 	return nil
 }
 
@@ -99,17 +99,22 @@ func hostContainers(ctx context.Context, encoded string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.clean(context.WithoutCancel(ctx))) }()
-	var found cost
-	if found.IdlePercent, err = processorShare(ctx, d.Settle/6); err != nil {
-		return err
-	}
 	if err := c.fill(ctx, d.Containers); err != nil {
 		return err
 	}
+	var found cost
 	if found.CPUPercent, err = processorShare(ctx, d.Settle); err != nil {
 		return err
 	}
 	if found.ResidentMiB, err = resident(); err != nil {
+		return err
+	}
+	// The same containers once more, adopted by an executor that all but never checks them.
+	c.config.HealthyInterval = 1000 * time.Hour
+	if err := c.reopen(ctx); err != nil {
+		return err
+	}
+	if found.UncheckedPercent, err = processorShare(ctx, d.Settle); err != nil {
 		return err
 	}
 	for _, record := range c.client.ListContainers() {
