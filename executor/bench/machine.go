@@ -72,7 +72,6 @@ func (m *machine) engine(name string, containers int) containerd.Config {
 	return containerd.Config{
 		Socket:        m.daemon.Address(),
 		StateFolder:   filepath.Join(m.folder, name, "garden"),
-		SharedFolder:  filepath.Join(m.folder, "shared"),
 		RootFS:        map[string]string{"busybox": m.rootfs},
 		NetworkPool:   netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(200 + pid%50), byte(pid / 50 % 8 * 32), 0}), 19), //nolint:gosec // remainders
 		ExternalIP:    netip.AddrFrom4([4]byte{127, 0, 0, 1}),
