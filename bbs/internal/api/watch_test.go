@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -10,6 +11,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"diego.internal/bbs/internal/lrp"
+	"diego.internal/bbs/internal/store"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
 	"diego.internal/servicekit/fault"
@@ -203,4 +206,52 @@ func TestWatchEndsWithMastership(t *testing.T) {
 		_, err = stream.Recv()
 	}
 	require.Equal(t, "NotMaster", fault.Reason(err))
+}
+
+// TestWatchThatStallsLosesNothing lets a watcher stop reading while 20,000 instances start, many times more than what gRPC and
+// the log in memory hold for it. Nobody waits for it, and afterwards it reads every event once and in order.
+func TestWatchThatStallsLosesNothing(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	const instances, rounds = 100, 200
+	h.desire("app", instances)
+	stream := h.watch(h.operator(), &bbsv1.WatchRequest{Kinds: []bbsv1.WatchKind{bbsv1.WatchKind_WATCH_KIND_ACTUAL_LRP}})
+	first, err := stream.Recv()
+	require.NoError(t, err)
+	require.Equal(t, h.store.Committed().Revision(), first.GetBookmark().GetRevision())
+
+	for round := range rounds {
+		_, err := h.store.Apply(t.Context(), func(tx *store.Tx) error {
+			for index := range int32(instances) {
+				key := lrp.Key{ProcessGUID: "app", Index: index}
+				report := reportOf(startRequest("app", index, instanceKey(fmt.Sprint("instance-", index), "cell-1")))
+				report.NetInfo.Ports[0].HostPort = uint16(61000 + round)
+				before := tx.Instance(key)
+				after, err := lrp.Start(before, report, lrp.Stamp{Now: time.Unix(int64(round), 0), Epoch: "epoch"})
+				if err != nil {
+					return err
+				}
+				tx.PutInstance(before, after)
+			}
+			return nil
+		})
+		require.NoError(t, err)
+		if round == rounds/2 {
+			h.store.Watch().Reset(h.store.Committed().Revision()) // memory has moved on without the watcher
+		}
+	}
+
+	last := make([]uint32, instances)
+	for events := 0; events < instances*rounds; {
+		for _, event := range nextChanges(t, stream).GetEvents() {
+			after := event.GetActualLrpInstanceChanged().GetAfter()
+			port, index := after.GetNetInfo().GetPorts()[0].GetHostPort(), after.GetKey().GetIndex()
+			if last[index] != 0 {
+				require.Equal(t, last[index]+1, port, "instance %d", index)
+			}
+			last[index] = port
+			events++
+		}
+	}
+	require.Equal(t, slices.Repeat([]uint32{61000 + rounds - 1}, instances), last)
 }

@@ -23,18 +23,46 @@ const (
 	changesEvents      = 4
 )
 
-// sharedEncoding is the encoding of a whole batch, made once for all watchers that want all of it.
-type sharedEncoding struct {
-	once     sync.Once
-	messages [][]byte
+// sharedEncodings are those of a new batch, made once for all watchers that want the same kinds of events of everything.
+type sharedEncodings struct {
+	mu       sync.Mutex
+	byGroups map[Group][][]byte
+	// old batches share nothing: only watchers that are behind still read them.
+	old bool
+}
+
+// messages returns what the watchers of these groups share, or false if each has to encode for itself.
+func (s *sharedEncodings) messages(groups Group, encode func() [][]byte) ([][]byte, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.old {
+		return nil, false
+	}
+	messages, ok := s.byGroups[groups]
+	if !ok {
+		if s.byGroups == nil {
+			s.byGroups = map[Group][][]byte{}
+		}
+		messages = encode()
+		s.byGroups[groups] = messages
+	}
+	return messages, true
+}
+
+// forget gives back the memory of the encodings.
+func (s *sharedEncodings) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byGroups, s.old = nil, true
 }
 
 // Messages returns the encodings, as bbs.v1.WatchResponse, of the events of a batch that pass: one
 // message, or several for a large batch, or none if nothing passes. They must not be modified.
 func (b *Batch) Messages(filter *Filter) [][]byte {
-	if filter.Unfiltered() {
-		b.shared.once.Do(func() { b.shared.messages = b.encode(nil) })
-		return b.shared.messages
+	if filter.CellID == "" && filter.Subjects == nil && filter.Domain == "" {
+		if messages, ok := b.shared.messages(filter.Groups, func() [][]byte { return b.encode(filter) }); ok {
+			return messages
+		}
 	}
 	return b.encode(filter)
 }
@@ -51,7 +79,7 @@ func (b *Batch) encode(filter *Filter) [][]byte {
 	}
 	for i := range b.Events {
 		event := &b.Events[i]
-		if filter != nil && !filter.Passes(event) {
+		if !filter.Passes(event) {
 			continue
 		}
 		if eventSize := event.Size(); size+eventSize > maxMessage {

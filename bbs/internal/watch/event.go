@@ -129,7 +129,7 @@ type Batch struct {
 	At       time.Time
 	Events   []Event
 
-	shared sharedEncoding
+	shared sharedEncodings
 }
 
 // footprint estimates the memory that a batch holds, in bytes. Records that are also in the state,

@@ -47,6 +47,10 @@ type Log struct {
 	any    map[*Cursor]struct{}
 }
 
+// sharing is how many of the newest batches keep their encodings for the next watchers: those who keep up are within them, and
+// the encodings of all batches in memory would take as much again.
+const sharing = 32
+
 // NewLog returns an empty log at revision 0.
 func NewLog(cfg Config) *Log {
 	return &Log{cfg: cfg, byCell: map[string]map[*Cursor]struct{}{}, any: map[*Cursor]struct{}{}}
@@ -69,6 +73,9 @@ func (l *Log) Append(b *Batch) {
 	l.batches = append(l.batches, b)
 	l.bytes += b.footprint()
 	l.newest = b.Revision
+	if n := len(l.batches) - sharing; n > 0 {
+		l.batches[n-1].shared.forget()
+	}
 	for len(l.batches) > 1 && l.bytes > l.cfg.MaxBytes {
 		l.bytes -= l.batches[0].footprint()
 		l.batches[0] = nil // the slice is only cut: let go of what it held

@@ -234,3 +234,25 @@ func TestLargeBatchesComeInSeveralMessages(t *testing.T) {
 	}
 	require.Equal(t, 5, events)
 }
+
+func TestWatchersOfTheSameKindsShareEncodings(t *testing.T) {
+	t.Parallel()
+	l := NewLog(Config{MaxBytes: 1 << 20, Archive: &archive{}})
+	first := batch(1, "a")
+	l.Append(first)
+	filters := []Filter{All(), {Groups: GroupActual | GroupDesired}}
+	share := func(f Filter) bool {
+		one, other := first.Messages(&f), first.Messages(&f)
+		require.Len(t, one, 1)
+		require.Equal(t, one, other)
+		return &one[0][0] == &other[0][0]
+	}
+	for _, f := range filters {
+		require.True(t, share(f), "one encoding, not one per watcher")
+	}
+	for revision := range uint64(sharing) {
+		require.True(t, share(filters[0]), "after %d more", revision)
+		l.Append(batch(revision+2, "a"))
+	}
+	require.False(t, share(filters[0]), "an old batch keeps none")
+}
