@@ -47,6 +47,8 @@ type Client struct {
 	http      *healthcheck.HTTP
 	counters  *Counters
 	pools     pools
+	// restrictions are what the engine cannot do on this machine; they do not change.
+	restrictions []string
 
 	// ctx is the life of the client; it ends with step.ErrDetached, after detached has been closed.
 	ctx      context.Context
@@ -97,15 +99,16 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		cfg:      cfg,
-		log:      cfg.Log,
-		engine:   cfg.Engine,
-		events:   newHub(),
-		http:     healthcheck.NewHTTP(cfg.Dial),
-		counters: &Counters{},
-		detached: make(chan struct{}),
-		nodes:    make(map[string]*node),
-		ledger:   ledger{total: total},
+		cfg:          cfg,
+		log:          cfg.Log,
+		engine:       cfg.Engine,
+		events:       newHub(),
+		http:         healthcheck.NewHTTP(cfg.Dial),
+		counters:     &Counters{},
+		restrictions: capacity.Restrictions,
+		detached:     make(chan struct{}),
+		nodes:        make(map[string]*node),
+		ledger:       ledger{total: total},
 		pools: pools{
 			create:  make(chan struct{}, cfg.CreatePool),
 			remove:  make(chan struct{}, cfg.DeletePool),

@@ -285,6 +285,19 @@ func TestClientLifecycle(t *testing.T) {
 	}
 }
 
+// A machine that cannot confine containers as it should is told of, and takes work.
+func TestClientRestrictions(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCell(t, nil, func(cfg *simulated.Config) { cfg.Capacity.Restrictions = []string{"no user namespaces"} }).open()
+		defer func() { c.stop() }()
+		require.Equal(t, []string{"no user namespaces"}, c.client.Restrictions())
+		healthy, err := c.client.Healthy()
+		require.NoError(t, err)
+		require.True(t, healthy)
+	})
+}
+
 func TestClientAllocateContainers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

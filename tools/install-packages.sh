@@ -2,7 +2,7 @@
 # Installs the Debian packages that the product and its tests need and that are missing. Services of the packages are not
 # started: we run our own, in folders of our own. Does nothing, and needs no root, when all are there.
 set -euo pipefail
-packages=(containerd runc busybox-static nftables iproute2 postgresql)
+packages=(containerd runc busybox-static nftables iproute2 e2fsprogs postgresql)
 missing=()
 for package in "${packages[@]}"; do
 	[ "$(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")

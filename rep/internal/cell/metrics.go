@@ -75,6 +75,9 @@ func (s sums) containers() {
 		}
 		return float64(count)
 	})
+	s.gauge("cell_engine_restrictions", "What the container engine has to do without on this machine: user namespaces, limits of disk.", func(c *Cell) float64 {
+		return float64(len(c.exec.Restrictions()))
+	})
 	s.gauge("cell_unhealthy", "1 while the container engine fails its check.", func(c *Cell) float64 {
 		if healthy, _ := c.exec.Healthy(); healthy {
 			return 0

@@ -36,6 +36,9 @@ func (c *Cell) addReadiness(tel *telemetry.Telemetry) {
 	})
 	tel.AddReadiness("garden", func() (any, error) {
 		_, err := c.exec.Healthy()
+		if restrictions := c.exec.Restrictions(); len(restrictions) > 0 {
+			return map[string][]string{"restrictions": restrictions}, err
+		}
 		return nil, err
 	})
 	tel.AddReadiness("bulk_sync", func() (any, error) {
