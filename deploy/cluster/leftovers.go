@@ -40,7 +40,7 @@ func Look(ctx context.Context, folder string) (Machine, error) {
 		return nil, err
 	}
 	for _, list := range [][]string{{"ip", "-oneline", "link", "show"}, {"ip", "netns", "list"}, {"nft", "list", "tables"}} {
-		out, err := exec.CommandContext(ctx, list[0], list[1:]...).Output() //nolint:gosec // fixed commands
+		out, err := output(ctx, list)
 		if err != nil {
 			return nil, fmt.Errorf("looking at the machine with %s: %w", list[0], err)
 		}
@@ -49,6 +49,18 @@ func Look(ctx context.Context, folder string) (Machine, error) {
 		}
 	}
 	return m, nil
+}
+
+// output runs a command again when it fails: nft aborts when tables come and go under it.
+func output(ctx context.Context, list []string) (out []byte, err error) {
+	const attempts = 5
+	for range attempts {
+		out, err = exec.CommandContext(ctx, list[0], list[1:]...).Output() //nolint:gosec // fixed commands
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return out, err
 }
 
 // name keeps of a line what names the thing: counters, ids of namespaces and states change.

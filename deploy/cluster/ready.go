@@ -50,7 +50,8 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 			return err
 		}},
 		{"an active auctioneer", func(ctx context.Context) error { return anyReady(ctx, c.plan.auctioneers) }},
-		{"the cells", func(ctx context.Context) error { return c.cellsPresent(ctx, conn) }},
+		// A cell that is present takes no work before it has checked its engine.
+		{"the cells", func(ctx context.Context) error { return errors.Join(c.cellsPresent(ctx, conn), allReady(ctx, c.plan.cells)) }},
 		{"the route emitters and the router", func(ctx context.Context) error {
 			return errors.Join(allReady(ctx, c.plan.emitters), allReady(ctx, []node{c.plan.router}))
 		}},
