@@ -43,7 +43,7 @@ stop: build ## stop what `make run` started in another terminal
 test: setup build unit inigo ## every test, with all that they need
 
 unit: setup ## the tests of the modules
-	@tools/consul-server.sh
+	@tools/consul-server.sh >/dev/null
 	@go test $(TESTFLAGS) $(filter-out ./inigo/...,$(PACKAGES))
 
 inigo: setup build ## the end-to-end tests: real processes, real containers
