@@ -51,7 +51,9 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 		}},
 		{"an active auctioneer", func(ctx context.Context) error { return anyReady(ctx, c.plan.auctioneers) }},
 		// A cell that is present takes no work before it has checked its engine.
-		{"the cells", func(ctx context.Context) error { return errors.Join(c.cellsPresent(ctx, conn), allReady(ctx, c.plan.cells)) }},
+		{"the cells", func(ctx context.Context) error {
+			return errors.Join(c.cellsPresent(ctx, conn), allReady(ctx, c.plan.cells))
+		}},
 		{"the route emitters and the router", func(ctx context.Context) error {
 			return errors.Join(allReady(ctx, c.plan.emitters), allReady(ctx, []node{c.plan.router}))
 		}},
