@@ -19,7 +19,7 @@ type actualRow struct {
 
 func (r *actualRow) key() actualKey { return actualKeyOf(r.Key, r.Presence) }
 
-// newActualRow encodes a record that becomes the store's.
+// newActualRow encodes a record that becomes the store's. The encoding is copied to have no room to spare, as it is kept.
 func newActualRow(a *lrp.Actual) *actualRow { return packActual(a, bytes.Clone(wire.EncodeActual(a))) }
 
 // packActual makes the texts of a record parts of its encoding.
@@ -49,7 +49,7 @@ func packActual(a *lrp.Actual, encoded []byte) *actualRow {
 // encodeDesired encodes a record that becomes the store's, as workload.v1.SchedulingInfo, of which its texts and the values of its
 // routes become parts. Secret routes and the older definitions are not in there.
 func encodeDesired(d *lrp.Desired) {
-	packDesired(d, wire.AppendSchedulingInfo(make([]byte, 0, wire.SchedulingInfoSize(d)), d))
+	packDesired(d, bytes.Clone(wire.AppendSchedulingInfo(make([]byte, 0, wire.SchedulingInfoSize(d)), d)))
 }
 
 // packDesired makes the texts of a record parts of its encoding.

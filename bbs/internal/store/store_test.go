@@ -358,7 +358,7 @@ func TestDataOfOneRequestHurtsNobodyElse(t *testing.T) {
 	_, err := w.commitSome(t.Context(), requests)
 	require.NoError(t, err)
 	require.NoError(t, (<-requests[0].done).err)
-	require.Error(t, (<-requests[1].done).err)
+	require.ErrorIs(t, (<-requests[1].done).err, ErrInvalid)
 	require.NoError(t, (<-requests[2].done).err)
 	require.NotNil(t, s.Committed().Domain("good"))
 	require.Nil(t, s.Committed().Domain("bad\x00text"))

@@ -178,11 +178,12 @@ func (w *writer) finish(b *batch, content *changes, outcomes []outcome) {
 func (w *writer) afterRefusal(ctx context.Context, outcomes []outcome, rest []*request, err error) ([]*request, error) {
 	w.metrics.refused.Inc()
 	var refusal *pgconn.PgError
-	if len(outcomes) == 1 || !errors.As(err, &refusal) || !isDataError(refusal) {
+	byData := errors.As(err, &refusal) && isDataError(refusal)
+	if len(outcomes) == 1 || !byData {
 		w.log.ErrorContext(ctx, "batch-refused", "requests", len(outcomes), "error", err)
 		err = w.unrecoverable(err)
 		switch {
-		case isDataError(refusal):
+		case byData:
 			err = refusalError(refusal, err)
 		case !errors.Is(err, schema.ErrMissing):
 			err = ErrUnavailable.With("%w", err)
@@ -203,7 +204,7 @@ func (w *writer) afterRefusal(ctx context.Context, outcomes []outcome, rest []*r
 // isDataError reports whether the values of a statement are to blame: classes 22 (data exception),
 // 23 (constraint), 54 (a limit of the server).
 func isDataError(err *pgconn.PgError) bool {
-	if err == nil || len(err.Code) != 5 {
+	if len(err.Code) != 5 {
 		return false
 	}
 	class := err.Code[:2]
