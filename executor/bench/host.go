@@ -21,6 +21,14 @@ import (
 	"diego.internal/executor/garden/containerd"
 )
 
+// Checks at their usual interval cost less than the rest of the process varies by. They are made more often, and what that
+// costs is counted for the usual interval.
+const (
+	usualInterval = 30 * time.Second
+	denseInterval = time.Second
+	never         = 1000 * time.Hour
+)
+
 // createWidth is how many containers the host orders at a time.
 const createWidth = 16
 
@@ -36,7 +44,8 @@ type description struct {
 type cost struct {
 	// ResidentMiB with all containers running.
 	ResidentMiB float64
-	// CPUPercent is the share of one core meanwhile, UncheckedPercent that of the same containers without checks.
+	// CPUPercent is the share of one core with checks every denseInterval, UncheckedPercent that of the same containers
+	// without checks.
 	CPUPercent, UncheckedPercent float64
 	// Checks that failed would show as containers that do not run any more.
 	Running int
@@ -66,7 +75,7 @@ func (m *machine) measureHost(ctx context.Context, s sizes) error {
 		return fmt.Errorf("%d of %d containers run after the measurement", found.Running, s.hosted)
 	}
 	row(fmt.Sprintf("cell_rep_rss_%d", s.hosted), s.hosted, found.ResidentMiB, "MiB")
-	row(fmt.Sprintf("cell_checks_cpu_%d", s.hosted), s.hosted, found.CPUPercent-found.UncheckedPercent, "percent")
+	row(fmt.Sprintf("cell_checks_cpu_%d", s.hosted), s.hosted, (found.CPUPercent-found.UncheckedPercent)/usualInterval.Seconds()*denseInterval.Seconds(), "percent")
 	aside(fmt.Sprintf("cell_unchecked_cpu_%d", s.hosted), s.hosted, found.UncheckedPercent, "percent")
 	return nil
 }
@@ -103,18 +112,13 @@ func hostContainers(ctx context.Context, encoded string) (err error) {
 		return err
 	}
 	var found cost
-	if found.CPUPercent, err = processorShare(ctx, d.Settle); err != nil {
+	if found.CPUPercent, err = c.shareWithChecks(ctx, denseInterval, d.Settle); err != nil {
 		return err
 	}
 	if found.ResidentMiB, err = resident(); err != nil {
 		return err
 	}
-	// The same containers once more, adopted by an executor that all but never checks them.
-	c.config.HealthyInterval = 1000 * time.Hour
-	if err := c.reopen(ctx); err != nil {
-		return err
-	}
-	if found.UncheckedPercent, err = processorShare(ctx, d.Settle); err != nil {
+	if found.UncheckedPercent, err = c.shareWithChecks(ctx, never, d.Settle); err != nil {
 		return err
 	}
 	for _, record := range c.client.ListContainers() {
@@ -138,6 +142,19 @@ func (c *cell) fill(ctx context.Context, n int) error {
 		})
 	}
 	return group.Wait()
+}
+
+// shareWithChecks restarts the executor, which adopts its containers, so that checks come at another interval, and returns
+// the share of one core that it takes then.
+func (c *cell) shareWithChecks(ctx context.Context, interval, d time.Duration) (float64, error) {
+	c.config.HealthyInterval = interval
+	if err := c.reopen(ctx); err != nil {
+		return 0, err
+	}
+	if _, err := processorShare(ctx, 2*denseInterval); err != nil { // what the start costs is over by then
+		return 0, err
+	}
+	return processorShare(ctx, d)
 }
 
 // processorShare waits and returns the percentage of one core that this process used meanwhile.
