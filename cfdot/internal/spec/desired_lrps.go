@@ -106,7 +106,10 @@ func ParseDesiredLRP(text []byte) (*workloadv1.DesiredLRP, error) {
 		UpdateStrategy: workloadv1.UpdateStrategy(p.enum("update_strategy", "UPDATE_STRATEGY_", in.UpdateStrategy, workloadv1.UpdateStrategy_value)),
 		Definition:     in.definition(&p, ""), CrashRestartPolicy: in.CrashRestartPolicy.message(),
 	}
-	return out, p.err()
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // definition converts; path is where the document has it, with a dot behind, or empty.
@@ -255,7 +258,10 @@ func ParseDesiredLRPUpdate(text []byte) (*workloadv1.DesiredLRPUpdate, error) {
 		}
 		out.CrashRestartPolicyChange = &workloadv1.DesiredLRPUpdate_CrashRestartPolicy{CrashRestartPolicy: policy.message()}
 	}
-	return out, p.err()
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // DesiredLRPOf shows a record in the flat form.

@@ -61,7 +61,10 @@ func ParseTask(text []byte) (*bbsv1.DesireTaskRequest, error) {
 			MetricTags: metricTags(&p, definition.MetricTags, definition.MetricsGUID),
 		},
 	}
-	return out, p.err()
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // definition is where the request has it. Members beside a definition of its own would be ignored, so they are refused.
