@@ -22,15 +22,6 @@ import (
 	"diego.internal/servicekit/telemetry"
 )
 
-const (
-	// defaultDeadline is for unary calls of foreign clients; our own client always sets one.
-	defaultDeadline = 30 * time.Second
-	// The handler's deadline is earlier than the caller's by a twentieth, at most by maxMargin, so
-	// that the caller reads our answer and not its own timeout.
-	marginShare = 20
-	maxMargin   = 100 * time.Millisecond
-)
-
 // method is what is known of a method after its first call. All stages of a call are one function
 // and not a chain, since the chain would cost more than most of what the stages do.
 type method struct {
@@ -157,18 +148,6 @@ func (c incoming) Get(key string) string {
 }
 func (c incoming) Set(string, string) {}
 func (c incoming) Keys() []string     { return nil }
-
-// withDeadline leaves time for the answer.
-func withDeadline(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithTimeoutCause(ctx, defaultDeadline, errDeadline)
-	}
-	margin := min(time.Until(deadline)/marginShare, maxMargin)
-	return context.WithDeadlineCause(ctx, deadline.Add(-margin), errDeadline)
-}
-
-var errDeadline = fmt.Errorf("the deadline of the call: %w", context.DeadlineExceeded)
 
 // answer turns the error of a handler into the status that the caller gets, and logs what the caller
 // is not told.
