@@ -48,7 +48,7 @@ type Config struct {
 
 // ComparisonConfig is the section about comparing memory with the tables.
 type ComparisonConfig struct {
-	// Interval from the end of one comparison to the beginning of the next. Default 5m.
+	// Interval from the end of one comparison to the beginning of the next. Default 10m.
 	Interval time.Duration `yaml:"interval"`
 	// Chunk is how many rows are read at once. Default 2000.
 	Chunk int `yaml:"chunk"`
@@ -144,7 +144,7 @@ func (c *WriterConfig) SetDefaults() {
 
 // SetDefaults fills what the file may leave out.
 func (c *ComparisonConfig) SetDefaults() {
-	*c = ComparisonConfig{Interval: 5 * time.Minute, Chunk: 2000, Pause: 200 * time.Millisecond}
+	*c = ComparisonConfig{Interval: 10 * time.Minute, Chunk: 2000, Pause: 200 * time.Millisecond}
 }
 
 // SetDefaults fills what the file may leave out.

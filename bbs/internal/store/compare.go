@@ -18,14 +18,14 @@ import (
 
 // Comparison says how often memory is compared with the tables, and how gently.
 type Comparison struct {
-	Interval time.Duration // from the end of one to the beginning of the next; 0 is 5 minutes
+	Interval time.Duration // from the end of one to the beginning of the next; 0 is 10 minutes
 	Chunk    int           // rows that are read at once; 0 is 2,000
 	Pause    time.Duration // between two chunks; 0 is 200 ms
 }
 
 func (c Comparison) withDefaults() Comparison {
 	if c.Interval == 0 {
-		c.Interval = 5 * time.Minute
+		c.Interval = 10 * time.Minute
 	}
 	if c.Chunk == 0 {
 		c.Chunk = 2000
