@@ -53,7 +53,7 @@ func (c *container) pid() int {
 	return c.record.Pid
 }
 
-// update changes the record in memory and on disk, or neither.
+// update changes phase, pid or properties of the record in memory and on disk, or neither.
 func (c *container) update(change func(*record) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -65,7 +65,8 @@ func (c *container) update(change func(*record) error) error {
 	if err := c.backend.cfg.save(&next); err != nil {
 		return err
 	}
-	*c.record = next
+	// Only these ever change after the creation. All else is read without the lock.
+	c.record.Phase, c.record.Pid, c.record.Properties = next.Phase, next.Pid, next.Properties
 	return nil
 }
 
