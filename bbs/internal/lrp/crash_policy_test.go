@@ -60,6 +60,18 @@ func TestDelayReachesTheLongestDelayExactly(t *testing.T) {
 	}
 }
 
+// A policy that contradicts itself is refused, but one may have been stored before it was: then the
+// number after which an instance stays down counts.
+func TestGivenUpIsNeverRestartedAtOnce(t *testing.T) {
+	t.Parallel()
+	contradiction := Policy{ImmediateRestarts: 5, MaxDelay: time.Minute, MaxRestartAttempts: 2}
+	for count, want := range map[int32]bool{1: true, 2: false, 3: false} {
+		if got := contradiction.RestartsAtOnce(count); got != want {
+			t.Errorf("RestartsAtOnce(%d) = %v", count, got)
+		}
+	}
+}
+
 func TestResolvePolicy(t *testing.T) {
 	t.Parallel()
 	own := &Desired{CrashPolicy: &CrashPolicy{ImmediateRestarts: new(uint32(1))}}

