@@ -53,6 +53,13 @@ func (c *container) pid() int {
 	return c.record.Pid
 }
 
+// view is the record as it is now.
+func (c *container) view() record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return *c.record
+}
+
 // update changes phase, pid or properties of the record in memory and on disk, or neither.
 func (c *container) update(change func(*record) error) error {
 	c.mu.Lock()

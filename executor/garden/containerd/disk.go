@@ -311,12 +311,12 @@ func statDisk(path string) (diskUse, error) {
 }
 
 // hasDisk tells whether a container writes to a disk of its own.
-func (c *container) hasDisk() bool { return c.record.DiskBase > 0 }
+func (r *record) hasDisk() bool { return r.DiskBase > 0 }
 
 // diskUsed is what the container wrote, for one with a disk of its own.
-func (c *container) diskUsed() (diskUse, error) {
-	usage, err := statDisk(filepath.Join("/proc", strconv.Itoa(c.pid()), "root"))
-	usage.used = saturatingSub(usage.used, c.record.DiskBase)
+func (r *record) diskUsed() (diskUse, error) {
+	usage, err := statDisk(filepath.Join("/proc", strconv.Itoa(r.Pid), "root"))
+	usage.used = saturatingSub(usage.used, r.DiskBase)
 	return usage, err
 }
 
@@ -325,22 +325,26 @@ const diskSlack = 16 * diskBlock
 
 // outOfDisk tells that the container has used up its disk or its files.
 func (c *container) outOfDisk() bool {
-	if !c.hasDisk() {
+	r := c.view()
+	if !r.hasDisk() {
 		return false
 	}
-	limit, err := c.record.writable()
+	limit, err := r.writable()
 	if err != nil {
 		return false
 	}
-	usage, err := c.diskUsed()
-	if err != nil || !c.owns(c.pid()) {
+	usage, err := r.diskUsed()
+	if err != nil {
 		return false // it has ended
 	}
-	return usage.used >= limit.bytes || usage.available < diskSlack || usage.inodes == 0
+	full := usage.used >= limit.bytes || usage.available < diskSlack || usage.inodes == 0
+	// The number of an init that has ended may be another's, whose disk says nothing.
+	return full && c.owns(r.Pid)
 }
 
-// diskWatch is the pause between looks at the disks of all containers. A look costs one system call for each.
-const diskWatch = 250 * time.Millisecond
+// diskWatch is the pause between looks at the disks of all containers. A look costs one system call for each. It bounds how
+// long a container goes on that cannot write any more, not how much it writes.
+const diskWatch = 500 * time.Millisecond
 
 // watchDisks kills what runs in a container that has used up its disk, until the Backend is closed.
 func (b *Backend) watchDisks() {
@@ -368,7 +372,7 @@ func (b *Backend) stopFull(c *container) {
 	if err == nil && len(pids) == 0 {
 		return
 	}
-	b.cfg.Log.InfoContext(ctx, "container-out-of-disk", "handle", c.handle, "limit_bytes", c.record.Limits.DiskInBytes)
+	b.cfg.Log.InfoContext(ctx, "container-out-of-disk", "handle", c.handle, "limit_bytes", c.view().Limits.DiskInBytes)
 	if err == nil {
 		err = c.stop(ctx, true)
 	}

@@ -79,10 +79,11 @@ func (b *Backend) metrics(ctx context.Context, wanted []*container) (map[string]
 		if err != nil {
 			return nil, err
 		}
-		m.MemoryLimit = c.record.Limits.MemoryInBytes
+		r := c.view()
+		m.MemoryLimit = r.Limits.MemoryInBytes
 		m.DiskInBytes = disk[at]
-		m.Age = time.Since(c.record.CreatedAt)
-		m.RxBytes, m.TxBytes = b.network.Traffic(c.record.Lease)
+		m.Age = time.Since(r.CreatedAt)
+		m.RxBytes, m.TxBytes = b.network.Traffic(r.Lease)
 		found[c.handle] = m
 	}
 	return found, nil
@@ -105,11 +106,12 @@ func (b *Backend) diskUsage(ctx context.Context, wanted []*container) ([]uint64,
 // diskUsageOf is what a container wrote, and with the total scope the size of its image too.
 func (b *Backend) diskUsageOf(ctx context.Context, c *container) (uint64, error) {
 	var image uint64
-	if c.record.Limits.DiskScope == garden.DiskScopeTotal {
-		image = c.record.ImageBytes
+	r := c.view()
+	if r.Limits.DiskScope == garden.DiskScopeTotal {
+		image = r.ImageBytes
 	}
-	if c.hasDisk() {
-		usage, err := c.diskUsed()
+	if r.hasDisk() {
+		usage, err := r.diskUsed()
 		if isMissing(err) {
 			return 0, nil // it has ended
 		}

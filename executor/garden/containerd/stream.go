@@ -57,7 +57,7 @@ func (c *container) streamIn(ctx context.Context, spec garden.StreamInSpec) erro
 
 // fullDisk says whose disk is full when the container cannot write.
 func (c *container) fullDisk() error {
-	if c.hasDisk() {
+	if r := c.view(); r.hasDisk() {
 		return garden.ErrOutOfDisk
 	}
 	return garden.ErrDiskFull
