@@ -15,7 +15,7 @@ import (
 const degree = 16
 
 // tree holds rows in order of their keys. A copy costs nothing, and then each of the two copies the few nodes that it changes. A
-// tree that nobody changes may be read by any number of goroutines.
+// tree that nobody changes may be read by any number of goroutines. docs/decisions/0009-b-trees-in-the-bbs.md tells why it is one.
 type tree[K ordered[K], R any] struct {
 	rows *btree.BTreeG[slot[K, R]]
 }
