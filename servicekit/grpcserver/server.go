@@ -4,6 +4,7 @@
 package grpcserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,7 @@ const (
 	readBuffer = 2 << 10
 	// workers are goroutines that keep the stack that a call needs, which a new goroutine would have to grow first. Streams keep
 	// theirs for as long as they last; calls that find none free get a new one.
-	workers = 256
+	defaultWorkers = 256
 )
 
 // Config is the section grpc.
@@ -82,6 +83,9 @@ type Options struct {
 	Allow     Table
 	Telemetry *telemetry.Telemetry
 	Listen    string
+	// Workers are goroutines that are kept for calls; calls beyond them work all the same. Zero means 256, which suits a server
+	// that is called all the time.
+	Workers uint32
 }
 
 // Server is a gRPC server that listens from New on and serves while Run runs.
@@ -118,7 +122,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
-	s.grpc = grpc.NewServer(s.options(o.Source)...)
+	s.grpc = grpc.NewServer(s.options(o)...)
 	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
 	reflection.Register(s.grpc)
 
@@ -133,9 +137,9 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-func (s *Server) options(source *mtls.Source) []grpc.ServerOption {
+func (s *Server) options(o Options) []grpc.ServerOption {
 	options := []grpc.ServerOption{
-		grpc.Creds(newCredentials(source, s.tel.Log, s.metrics)),
+		grpc.Creds(newCredentials(o.Source, s.tel.Log, s.metrics)),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 		grpc.ForceServerCodecV2(codec.New()),
@@ -150,7 +154,7 @@ func (s *Server) options(source *mtls.Source) []grpc.ServerOption {
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connectionWindow),
 		grpc.ReadBufferSize(readBuffer),
-		grpc.NumStreamWorkers(workers),
+		grpc.NumStreamWorkers(cmp.Or(o.Workers, defaultWorkers)),
 		grpc.WaitForHandlers(true),
 	}
 	if s.tel.Tracing() {

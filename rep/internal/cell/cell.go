@@ -33,6 +33,9 @@ import (
 // HealthService is the name under which the gRPC health of a rep is asked for.
 const HealthService = "rep.v1"
 
+// workers is how many goroutines the listener of a cell keeps for calls, which come seldom. A process may host a thousand cells.
+const workers = 4
+
 // ErrEvacuated is why Run returns when the cell has been emptied. It is a success.
 var ErrEvacuated = errors.New("the cell is evacuated")
 
@@ -90,7 +93,7 @@ func New(ctx context.Context, cfg Config) (*Cell, error) {
 	if c.exec, err = executor.Open(ctx, cfg.Executor); err != nil {
 		return nil, fmt.Errorf("opening the executor: %w", err)
 	}
-	c.server, err = grpcserver.New(grpcserver.Options{Source: cfg.Source, Allow: allow, Telemetry: cfg.Telemetry, Listen: cfg.Listen})
+	c.server, err = grpcserver.New(grpcserver.Options{Source: cfg.Source, Allow: allow, Telemetry: cfg.Telemetry, Listen: cfg.Listen, Workers: workers})
 	if err != nil {
 		c.exec.Close()
 		return nil, fmt.Errorf("listening: %w", err)
