@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"diego.internal/bbs/internal/lrp"
@@ -86,11 +89,18 @@ func TestRotateCoversEverything(t *testing.T) {
 	t.Parallel()
 	pool := filledUnderOld(t)
 	require.Positive(t, valuesUnder(t, pool, "old"))
-	s, err := New(ringConfig(t, pool, "new", "old"))
+	cfg, registry := ringConfig(t, pool, "new", "old"), prometheus.NewRegistry()
+	cfg.Metrics = registry
+	s, err := New(cfg)
 	require.NoError(t, err)
 	require.NoError(t, s.TakeOver(t.Context(), always))
 	require.Equal(t, []string{"new", "old"}, labelsOf(t, pool))
 	require.False(t, s.KeyRotation().Known)
+	requireMetric := func(want string) {
+		t.Helper()
+		require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(want), "bbs_values_under_old_keys"))
+	}
+	requireMetric("") // nobody has counted yet
 	before := s.Committed()
 	require.NoError(t, s.Rotate(t.Context()))
 
@@ -98,6 +108,11 @@ func TestRotateCoversEverything(t *testing.T) {
 	require.Equal(t, []string{"new"}, labelsOf(t, pool))
 	require.Equal(t, []string{"old"}, s.KeyRotation().Removable)
 	require.Same(t, before, s.Committed(), "memory does not notice")
+	requireMetric(`
+# HELP bbs_values_under_old_keys Stored values that are sealed under another key than the active one, by its label.
+# TYPE bbs_values_under_old_keys gauge
+bbs_values_under_old_keys{label="old"} 0
+`)
 
 	// Without the old key everything is there: memory, definitions, and the log for those who follow it.
 	after, err := New(ringConfig(t, pool, "new"))
