@@ -7,10 +7,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	"diego.internal/bbs/internal/lrp"
 	"diego.internal/bbs/internal/task"
 	"diego.internal/bbs/internal/watch"
+	"diego.internal/bbs/internal/wire"
 )
 
 // entryOfEverything is the encoding of one row of each kind, put and gone, and events that share them.
@@ -90,4 +92,28 @@ func FuzzDecodeEntry(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestEntryOfAnOlderRelease has the whole header of a desired LRP, and its scheduling info beside it.
+func TestEntryOfAnOlderRelease(t *testing.T) {
+	t.Parallel()
+	d := desired("app", 2)
+	d.HealthyDefinitionID, d.PreviousDefinitionID, d.CreatedAt, d.UpdatedAt, d.Revision = "def-0", "def-2", 1, 2, 9
+	encodeDesired(d)
+	header, err := proto.Marshal(wire.Desired(d, true))
+	require.NoError(t, err)
+	var e entryEncoder
+	e.positions = map[*byte]uint64{}
+	e.row(rowDesired, e.record(d.Encoded), func(m message) message { return m.blob(9, header) })
+	older, err := decodeEntry(e.out)
+	require.NoError(t, err)
+	require.Len(t, older.rows, 1)
+	require.Empty(t, cmp.Diff(d, older.rows[0].put))
+
+	plain, err := new(entryEncoder).encode(&changes{desireds: []*lrp.Desired{d}}, nil)
+	require.NoError(t, err)
+	now, err := decodeEntry(plain)
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(d, now.rows[0].put))
+	require.Less(t, len(plain), len(e.out))
 }
