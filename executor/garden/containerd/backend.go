@@ -147,7 +147,9 @@ func (b *Backend) Close() error {
 	if b.tails != nil {
 		errs = append(errs, b.tails.close())
 	}
-	return errors.Join(append(errs, b.closeUsers(), b.lock.Close())...)
+	// A program that is being started at this moment has a copy of the file until it runs; the lock must not wait for that.
+	errs = append(errs, b.closeUsers(), unix.Flock(int(b.lock.Fd()), unix.LOCK_UN), b.lock.Close())
+	return errors.Join(errs...)
 }
 
 // within names the containerd namespace for calls made with ctx.

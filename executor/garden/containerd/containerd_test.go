@@ -92,7 +92,7 @@ func (m *machine) cell(tb testing.TB) Config {
 	pid := os.Getpid()
 	// 64 cells of 16 addresses below a network that depends on the process; 20 host ports each.
 	pool := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(20 + pid%60), byte(number / 4), byte(number % 4 * 64)}), 26)
-	first := uint16(61001 + number%200*20)
+	first := uint16(61001 + (pid*37+number)%226*20) // of two runs at a time too
 	folder := filepath.Join(m.folder, fmt.Sprintf("cell-%d", number))
 	require.NoError(tb, os.MkdirAll(folder, 0o711))
 	return Config{

@@ -55,6 +55,7 @@ func (n *Network) containerMap() *nftables.Set {
 type batch struct {
 	conn  *nftables.Conn
 	table *nftables.Table
+	sets  uint32 // numbered within the transaction
 	err   error
 }
 
@@ -77,6 +78,12 @@ func (b *batch) flush() error {
 }
 
 func (b *batch) set(s *nftables.Set, elements []nftables.SetElement) {
+	// The library numbers the sets of all transactions of the program, without a lock: two cells would get in each other's way.
+	b.sets++
+	s.ID = b.sets
+	if s.Anonymous {
+		s.Name = "__set%d" // for the kernel to fill in
+	}
 	b.err = errors.Join(b.err, b.conn.AddSet(s, elements))
 }
 
