@@ -129,9 +129,9 @@ func newBench(t *testing.T, change ...func(*Config)) *bench {
 
 func (b *bench) open(t *testing.T) {
 	t.Helper()
-	var err error
-	b.backend, err = New(context.WithoutCancel(t.Context()), b.cfg)
+	opened, err := New(context.WithoutCancel(t.Context()), b.cfg)
 	require.NoError(t, err)
+	b.backend = opened
 }
 
 func (b *bench) reopen(t *testing.T) *Backend {
