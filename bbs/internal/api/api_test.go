@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -71,6 +73,26 @@ func TestLifeOfAnLRP(t *testing.T) {
 	require.Empty(t, list(&bbsv1.ListActualLRPsRequest{}))
 	_, err = desired.GetDesiredLRP(t.Context(), &bbsv1.GetDesiredLRPRequest{ProcessGuid: "app"})
 	require.Equal(t, "ResourceNotFound", fault.Reason(err))
+}
+
+// A precondition that does not hold is refused at once and not repeated by the client until its deadline.
+func TestAMovedTagIsRefusedOnce(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	desired := bbsv1.NewDesiredLRPsClient(h.operator())
+	_, err := desired.DesireLRP(t.Context(), &bbsv1.DesireLRPRequest{DesiredLrp: desiredLRP("app", 1)})
+	require.NoError(t, err)
+	stale := &workloadv1.ModificationTag{Epoch: "another", Index: 7}
+	var trailer metadata.MD
+	_, err = desired.UpdateDesiredLRP(t.Context(), &bbsv1.UpdateDesiredLRPRequest{
+		ProcessGuid: "app", Update: &workloadv1.DesiredLRPUpdate{Instances: new(int32(2))}, IfModificationTag: stale,
+	}, grpc.Trailer(&trailer))
+	require.Equal(t, codes.Aborted, fault.Code(err))
+	require.Equal(t, "ResourceConflict", fault.Reason(err))
+	require.Equal(t, []string{"-1"}, trailer.Get("grpc-retry-pushback-ms"))
+	_, err = desired.RemoveDesiredLRP(t.Context(), &bbsv1.RemoveDesiredLRPRequest{ProcessGuid: "app", IfModificationTag: stale}, grpc.Trailer(&trailer))
+	require.Equal(t, "ResourceConflict", fault.Reason(err))
+	require.Equal(t, []string{"-1"}, trailer.Get("grpc-retry-pushback-ms"))
 }
 
 func TestHeartbeatMakesNoRevision(t *testing.T) {

@@ -2,12 +2,14 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"slices"
 	"strings"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	"diego.internal/bbs/internal/lrp"
@@ -123,10 +125,19 @@ func (d *desiredLRPs) UpdateDesiredLRP(ctx context.Context, req *bbsv1.UpdateDes
 		return nil
 	})
 	if err != nil {
+		finalConflict(ctx, err)
 		return nil, fmt.Errorf("updating desired lrp %q: %w", guid, err)
 	}
 	d.Log.InfoContext(ctx, "lrp-updated", "process_guid", guid, "revision", revision)
 	return &bbsv1.UpdateDesiredLRPResponse{Revision: revision, ModificationTag: wire.Tag(tag)}, nil
+}
+
+// finalConflict keeps the client's gRPC from repeating a request whose precondition can never hold again: by its code alone it
+// would, until the deadline.
+func finalConflict(ctx context.Context, err error) {
+	if errors.Is(err, lrp.ErrConflict) {
+		_ = grpc.SetTrailer(ctx, metadata.Pairs("grpc-retry-pushback-ms", "-1")) // it fails only outside of a call
+	}
 }
 
 // headerUpdate checks and converts what an update changes in the header.
@@ -202,6 +213,7 @@ func (d *desiredLRPs) RemoveDesiredLRP(ctx context.Context, req *bbsv1.RemoveDes
 		return nil
 	})
 	if err != nil {
+		finalConflict(ctx, err)
 		return nil, fmt.Errorf("removing desired lrp %q: %w", guid, err)
 	}
 	d.Log.InfoContext(ctx, "lrp-removed", "process_guid", guid, "revision", revision)

@@ -13,9 +13,9 @@ var (
 	ErrNotFound = fault.New(codes.NotFound, "ResourceNotFound", "the requested resource does not exist")
 	// ErrExists means that the process guid is taken.
 	ErrExists = fault.New(codes.AlreadyExists, "ResourceExists", "the requested resource already exists")
-	// ErrConflict means that the record is not the version that the client asked to change. The same
-	// request can never succeed, so it must not be Aborted, which clients repeat by themselves.
-	ErrConflict = fault.New(codes.FailedPrecondition, "ResourceConflict", "the requested resource was changed meanwhile")
+	// ErrConflict means that the record is not the version that the client asked to change. The client
+	// has to read it anew; the same request can never succeed.
+	ErrConflict = fault.New(codes.Aborted, "ResourceConflict", "the requested resource was changed meanwhile")
 	// ErrCannotBeClaimed tells a cell to delete its container.
 	ErrCannotBeClaimed = fault.New(codes.FailedPrecondition, "ActualLRPCannotBeClaimed", "cannot claim actual LRP")
 	// ErrCannotBeStarted tells a cell to stop its container.
