@@ -40,6 +40,7 @@ func sorted[K comparable, V any](m map[K]V, compare func(K, K) int) iter.Seq[V] 
 	}
 }
 
+func (w *world) Revision() uint64                  { return 1 }
 func (w *world) Domains() iter.Seq[*lrp.Domain]    { return sorted(w.domains, cmp.Compare[string]) }
 func (w *world) Desireds() iter.Seq[*lrp.Desired]  { return sorted(w.desired, cmp.Compare[string]) }
 func (w *world) Tasks() iter.Seq[*task.Task]       { return sorted(w.tasks, cmp.Compare[string]) }

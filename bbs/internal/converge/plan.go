@@ -22,7 +22,7 @@ type Plan struct {
 	PendingTasks []string
 	// Callbacks are Completed tasks whose callback is to be tried again.
 	Callbacks []string
-	// Drifted are running instances whose cell is to be told of other internal routes or metric tags.
+	// Drifted are running instances whose cell is to be told of other internal routes or metric tags; see View.Compared.
 	Drifted []lrp.Key
 	// Restarts are the crashed instances that are not due yet, with their due times.
 	Restarts []DueRestart
@@ -239,11 +239,22 @@ func (p *planner) tell(s *Subject) {
 			p.plan.Restarts = append(p.plan.Restarts, DueRestart{Key: s.Key, Due: due})
 		}
 	case lrp.Running:
-		if lrp.RoutesDrifted(s.Desired, o) || lrp.TagsDrifted(s.Desired, o) {
+		if p.view.changed(s) && Drifted(s) {
 			p.plan.Drifted = append(p.plan.Drifted, s.Key)
 		}
 	case lrp.Claimed:
 	}
+}
+
+// changed reports whether the records of a running index are newer than the last comparison.
+func (v *View) changed(s *Subject) bool {
+	return v.Compared == 0 || s.Desired.Revision > v.Compared || s.Instance.Ordinary.Revision > v.Compared
+}
+
+// Drifted reports whether the instance that runs at an index has other internal routes or metric tags than desired.
+func Drifted(s *Subject) bool {
+	o := s.Instance.Ordinary
+	return o != nil && o.State == lrp.Running && s.wanted() && (lrp.RoutesDrifted(s.Desired, o) || lrp.TagsDrifted(s.Desired, o))
 }
 
 // count adds an index to the figures, and its cells to those that nothing is known of.

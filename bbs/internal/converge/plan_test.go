@@ -409,3 +409,31 @@ func draw(t *rapid.T) *world {
 	}
 	return w
 }
+
+// What has not changed since drift was last looked for is not compared again.
+func TestPlanComparesWhatHasChanged(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		desired, actual, compared uint64
+		want                      int
+	}{
+		"nothing was compared yet":          {desired: 3, actual: 4, want: 1},
+		"both are older than the last look": {desired: 3, actual: 4, compared: 4},
+		"the desired LRP is newer":          {desired: 5, actual: 4, compared: 4, want: 1},
+		"the instance is newer":             {desired: 3, actual: 5, compared: 4, want: 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld()
+			d := w.want("a", 1)
+			d.InternalHostnames, d.Revision = []string{"a.internal"}, test.desired
+			w.put("a", 0, lrp.Ordinary, lrp.Running, "cell-1").Revision = test.actual
+			v := view(bothPresent)
+			v.Compared = test.compared
+			if plan := v.Make(w); len(plan.Drifted) != test.want {
+				t.Errorf("drifted: %v", plan.Drifted)
+			}
+		})
+	}
+}

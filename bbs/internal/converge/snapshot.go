@@ -10,6 +10,8 @@ import (
 // Snapshot is one consistent state of the store. Nothing in it changes while it is read.
 type Snapshot interface {
 	LRPs
+	// Revision of the newest change that it has.
+	Revision() uint64
 	// Tasks yields all tasks, in any order.
 	Tasks() iter.Seq[*task.Task]
 	// TasksOnCell yields the tasks that run on one cell, in any order.

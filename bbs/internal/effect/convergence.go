@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,6 +44,10 @@ type convergence struct {
 	told tellers
 	// again are indices to look at: restarts when they are due, and those whose instance is gone.
 	again *pending[lrp.Key]
+	// compared is the revision of the last look at everything, and drifted are the indices of which their cells were told then.
+	// Only the goroutine of run uses them.
+	compared uint64
+	drifted  []lrp.Key
 
 	mu     sync.Mutex
 	fleet  *converge.Fleet
@@ -227,7 +232,11 @@ func differ(before, after converge.Cells) []string {
 
 // all makes and carries out a plan for everything.
 func (c *convergence) all(ctx context.Context, view *converge.View) {
-	plan := view.Make(c.store.Snapshot())
+	state := c.store.Snapshot()
+	view.Compared = c.compared
+	plan := view.Make(state)
+	plan.Drifted = c.stillDrifted(state, plan.Drifted)
+	c.compared, c.drifted = state.Revision(), plan.Drifted
 	c.carryOut(ctx, view, &plan)
 	for _, restart := range plan.Restarts {
 		c.again.add(time.Unix(0, restart.Due), restart.Key)
@@ -241,6 +250,16 @@ func (c *convergence) all(ctx context.Context, view *converge.View) {
 	if len(plan.LRPs)+len(plan.Tasks) > 0 {
 		c.log.InfoContext(ctx, "converged", "lrps", len(plan.LRPs), "tasks", len(plan.Tasks), "duration", time.Since(view.Now))
 	}
+}
+
+// stillDrifted adds to what has drifted since the last look what had then and still has, because its cell did not take the news.
+func (c *convergence) stillDrifted(state Snapshot, drifted []lrp.Key) []lrp.Key {
+	for _, key := range c.drifted {
+		if s := subject(state, key); converge.Drifted(&s) && !slices.Contains(drifted, key) {
+			drifted = append(drifted, key)
+		}
+	}
+	return drifted
 }
 
 // cell makes and carries out a plan for what one cell holds.

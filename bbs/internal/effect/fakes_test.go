@@ -36,10 +36,11 @@ type memory struct {
 }
 
 type state struct {
-	desired map[string]*lrp.Desired
-	actual  map[lrp.Key]lrp.Instance
-	tasks   map[string]*task.Task
-	domains map[string]*lrp.Domain
+	revision uint64
+	desired  map[string]*lrp.Desired
+	actual   map[lrp.Key]lrp.Instance
+	tasks    map[string]*task.Task
+	domains  map[string]*lrp.Domain
 }
 
 func newMemory() *memory {
@@ -70,7 +71,8 @@ func (m *memory) Do(ctx context.Context, mutate func(Tx) error) error {
 		return m.failing
 	}
 	tx := &memoryTx{state: state{
-		desired: maps.Clone(m.state.desired), actual: maps.Clone(m.state.actual),
+		revision: m.state.revision + 1,
+		desired:  maps.Clone(m.state.desired), actual: maps.Clone(m.state.actual),
 		tasks: maps.Clone(m.state.tasks), domains: maps.Clone(m.state.domains),
 	}}
 	if err := mutate(tx); err != nil {
@@ -97,6 +99,9 @@ func (m *memory) fail(err error) {
 	m.mu.Unlock()
 }
 
+// Revision is of the newest commit.
+func (s state) Revision() uint64 { return s.revision }
+
 type memoryTx struct {
 	state
 	changes Changes
@@ -111,6 +116,7 @@ func (tx *memoryTx) PutInstance(before lrp.Instance, out lrp.Outcome) {
 		case pair[1] == nil:
 			tx.changes.Gone = append(tx.changes.Gone, pair[0].Key)
 		default:
+			pair[1].Revision = tx.revision
 			tx.changes.Actuals = append(tx.changes.Actuals, pair[1])
 		}
 	}
@@ -142,6 +148,7 @@ func (tx *memoryTx) PutTask(before, after *task.Task) {
 }
 
 func (tx *memoryTx) putDesired(d *lrp.Desired) {
+	d.Revision = tx.revision
 	tx.desired[d.ProcessGUID] = d
 	tx.changes.Desireds = append(tx.changes.Desireds, d)
 }

@@ -218,3 +218,28 @@ func TestCancelsOfAnEarlierMasterAreFound(t *testing.T) {
 		expect(r.t, "ordered", got, "cell-1 cancel t run-1", "cell-1 cancel u run-2")
 	})
 }
+
+// An instance whose routes or tags drifted is told of at every look at everything, changed or not, until they fit.
+func TestADriftedInstanceIsToldUntilItFits(t *testing.T) {
+	t.Parallel()
+	inBubble(t, nil, func(r *rig) {
+		t := r.t
+		threeCells(t, r) // whose instances report a tag that nobody desires
+		passes(DefaultConfig().Interval)
+		updates := []string{"cell-1 update a0@cell-1 tags map[]", "cell-2 update a1@cell-2 tags map[]", "cell-3 update a2@cell-3 tags map[]"}
+		r.cells.took()
+		for range 2 {
+			passes(DefaultConfig().Interval)
+			expect(t, "told", r.cells.took(), updates...)
+		}
+		r.store.edit(t, func(tx *memoryTx) {
+			fits := *tx.Desired("a")
+			fits.MetricTags = []lrp.MetricTag{{Name: "a", Static: "0"}}
+			tx.putDesired(&fits)
+		})
+		synctest.Wait()
+		r.cells.took()
+		passes(2 * DefaultConfig().Interval)
+		expect(t, "told when it fits", r.cells.took())
+	})
+}
