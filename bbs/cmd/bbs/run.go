@@ -29,7 +29,6 @@ import (
 const healthService = "bbs.v1"
 
 func run(ctx context.Context, args []string) error {
-	boundHeap()
 	cfg, err := config.Load[Config](args)
 	if err != nil {
 		return err
@@ -105,6 +104,7 @@ func run(ctx context.Context, args []string) error {
 	g.Go(func() error { return source.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return registry.Run(ctx) })
+	g.Go(func() error { return boundHeap(ctx) })
 	g.Go(func() error { return st.Compare(ctx) })
 	g.Go(func() error { return m.run(ctx) })
 	tel.Started() //nolint:contextcheck // the line at start belongs to no request

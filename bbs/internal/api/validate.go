@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -240,7 +241,10 @@ func (v *violations) crashPolicy(field string, policy *workloadv1.CrashRestartPo
 // anywhere, the database does not store them, and a container cannot be given them.
 func (v *violations) text(field string, m proto.Message) {
 	// Encodings hardly ever hold a zero byte, and looking for one is much cheaper than the walk.
-	if encoded, err := proto.Marshal(m); err == nil && bytes.IndexByte(encoded, 0) < 0 {
+	buffer := mem.DefaultBufferPool().Get(proto.Size(m))
+	defer mem.DefaultBufferPool().Put(buffer)
+	encoded, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend((*buffer)[:0], m)
+	if err == nil && bytes.IndexByte(encoded, 0) < 0 {
 		return
 	}
 	v.textIn(field, m.ProtoReflect(), 0)
