@@ -45,7 +45,7 @@ func boundHeap(ctx context.Context) error {
 func growthOf(live uint64) int {
 	percent := mostGrowth
 	if live > 0 {
-		percent = int(min(mostGrowth, leastGarbage*100/live)) //nolint:gosec // at most 100
+		percent = int(min(mostGrowth, leastGarbage*100/live))
 	}
 	return max(leastGrowth, percent/10*10)
 }
