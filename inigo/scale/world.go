@@ -130,7 +130,12 @@ func (w *world) cellsConfig(name string, first, count int) map[string]any {
 		"bbs":          map[string]any{"addresses": w.cluster.BBSAddresses()},
 		"locket":       map[string]any{"addresses": w.cluster.LocketAddresses()},
 		"executor":     map[string]any{"state_dir": filepath.Join(filepath.Dir(w.cluster.LogFolder()), "cells-"+name)},
-		"behaviour":    map[string]any{"start_delay": map[string]any{"min": "50ms", "mean": "100ms", "max": "1s"}},
+		// Work that saturates two cores for minutes delays renewals by seconds; no cell is to be lost by that.
+		"presence": map[string]any{"ttl": "15s"},
+		// Hundreds of cells share two cores with all that they call. What they report at a time has to be bounded, or calls take longer
+		// than their deadlines, are repeated, and the renewals of presences wait behind them.
+		"reconcile": map[string]any{"width": 2},
+		"behaviour": map[string]any{"start_delay": map[string]any{"min": "50ms", "mean": "100ms", "max": "1s"}},
 	}
 }
 

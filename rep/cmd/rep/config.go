@@ -37,7 +37,9 @@ type Config struct {
 }
 
 // Validate checks what no section can check alone.
-func (c *Config) Validate() error { return errors.Join(c.CheckStores(c.Presence.Backend), c.checkAddress()) }
+func (c *Config) Validate() error {
+	return errors.Join(c.CheckStores(c.Presence.Backend), c.checkAddress())
+}
 
 func (c *Config) checkAddress() error {
 	if c.Cell.Address != "" {

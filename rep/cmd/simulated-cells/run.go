@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"runtime/debug"
 
 	"golang.org/x/sync/errgroup"
 
@@ -14,10 +12,6 @@ import (
 	"diego.internal/servicekit/config"
 	"diego.internal/servicekit/telemetry"
 )
-
-// gcPercent makes the collector work more often than usual, because here memory is dearer than time: hundreds of thousands
-// of instances, most of them idle, share the machine with the rest of the control plane.
-const gcPercent = 40
 
 // errEmptied ends a process whose cells were all evacuated for good. It is a success.
 var errEmptied = errors.New("all cells are evacuated")
@@ -30,9 +24,6 @@ func run(ctx context.Context, args []string) error {
 	tel, err := telemetry.New("simulated-cells", cfg.Config) //nolint:contextcheck // opens a listener, which outlives ctx
 	if err != nil {
 		return fmt.Errorf("setting up telemetry: %w", err)
-	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
 	}
 	h := newHost(cfg, tel)
 	cell.ShowMetrics(tel.Registry, h.list)
