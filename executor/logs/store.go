@@ -141,12 +141,16 @@ func (s *Store) retired(name string) (*file, error) {
 func (s *Store) Retire(name string) error {
 	s.mu.Lock()
 	f, ok := s.open[name]
-	delete(s.open, name)
 	s.mu.Unlock()
 	if !ok {
 		return nil
 	}
-	return f.close()
+	err := f.close()
+	// Only now: whoever looked on the disk before would miss the lines that were still pending.
+	s.mu.Lock()
+	delete(s.open, name)
+	s.mu.Unlock()
+	return err
 }
 
 // Sweep removes retired logs that ended before the given time, and the oldest of too many.
