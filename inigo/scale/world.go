@@ -129,7 +129,8 @@ func (w *world) cellsConfig(name string, first, count int) map[string]any {
 		"certificates": map[string]any{"ca": w.cluster.Operator().CA, "folder": filepath.Dir(w.cluster.Operator().CA)},
 		"bbs":          map[string]any{"addresses": w.cluster.BBSAddresses()},
 		"locket":       map[string]any{"addresses": w.cluster.LocketAddresses()},
-		"executor":     map[string]any{"state_dir": filepath.Join(filepath.Dir(w.cluster.LogFolder()), "cells-"+name)},
+		// There are no routers to wait for.
+		"executor": map[string]any{"state_dir": filepath.Join(filepath.Dir(w.cluster.LogFolder()), "cells-"+name), "drain_time": "-1s"},
 		// Work that saturates two cores for minutes delays renewals by seconds; no cell is to be lost by that.
 		"presence": map[string]any{"ttl": "15s"},
 		// Hundreds of cells share two cores with all that they call. What they report at a time has to be bounded, or calls take longer
