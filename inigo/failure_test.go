@@ -89,6 +89,7 @@ var _ = Describe("failures", Ordered, func() {
 		Eventually(w.answering).WithContext(ctx).WithArguments(guid).Should(Equal([]int{0, 1}))
 		Expect(w.cluster.BootMachine(ctx, 0)).To(Succeed())
 		Eventually(allPresent).WithContext(ctx).Should(Equal(2))
+		Eventually(w.cluster.CellsReady).WithContext(ctx).Should(Succeed())
 		other := w.name("app")
 		w.desire(ctx, app(other, 2))
 		Expect(cellsOf(w.awaitRunning(ctx, other, 2))).To(HaveLen(2), "the cell that came back takes work")

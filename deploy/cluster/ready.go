@@ -107,6 +107,10 @@ func anyReady(ctx context.Context, nodes []node) error {
 	return errors.Join(problems...)
 }
 
+// CellsReady returns why a cell does not take work yet: one that has come back is present before the check of its container
+// engine has passed.
+func (c *Cluster) CellsReady(ctx context.Context) error { return allReady(ctx, c.plan.cells) }
+
 func allReady(ctx context.Context, nodes []node) error {
 	var problems []error
 	for _, n := range nodes {
