@@ -97,6 +97,9 @@ func newMetrics(s *Store, reg prometheus.Registerer) *metrics {
 			return float64(n)
 		}),
 		gauge("bbs_watch_cursors", "Open watches.", func() float64 { _, _, n := s.watch.Stats(); return float64(n) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "bbs_watch_fell_behind_total", Help: "How often a slow watcher fell behind the recent batches and was served from the database.",
+		}, func() float64 { return float64(s.watch.Behind()) }),
 		gauge("bbs_watch_log_bytes", "Estimated memory of the recent batches.", func() float64 { _, n, _ := s.watch.Stats(); return float64(n) }),
 	)
 	return m

@@ -23,7 +23,9 @@ type Cursor struct {
 	position uint64
 	pending  []*Batch
 	buffer   [chunk]*Batch
-	wake     chan struct{}
+	// behind tells that the archive had to be asked last time.
+	behind bool
+	wake   chan struct{}
 }
 
 // Cursor returns a reader of what comes after a revision and passes the filter.
@@ -129,6 +131,10 @@ func (c *Cursor) scan(ctx context.Context) (batch *Batch, caughtUp bool, err err
 func (c *Cursor) fill(ctx context.Context) (caughtUp bool, err error) {
 	clear(c.buffer[:])
 	recent, ok := c.log.recent(c.position, chunk, c.buffer[:0])
+	if !ok && !c.behind {
+		c.log.behind.Add(1)
+	}
+	c.behind = !ok
 	if !ok {
 		recent, err = c.log.cfg.Archive.ReadLog(ctx, c.position, archiveBytes)
 		if err != nil {

@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 
@@ -35,6 +36,8 @@ type Config struct {
 // Log holds the recent batches and knows the cursors that wait. It is safe for concurrent use.
 type Log struct {
 	cfg Config
+	// behind counts how often a cursor fell behind what memory holds.
+	behind atomic.Int64
 
 	mu sync.RWMutex
 	// batches are contiguous; the last one has revision newest.
@@ -135,6 +138,9 @@ func (l *Log) Stats() (batches, bytes, cursors int) {
 	}
 	return len(l.batches), l.bytes, cursors
 }
+
+// Behind is how often a reader fell behind what memory holds, and was served from the archive until it had caught up.
+func (l *Log) Behind() int64 { return l.behind.Load() }
 
 // recent returns batches after a revision from memory; ok is false if memory does not reach back so
 // far. It copies at most limit of them, so that the lock is held briefly.

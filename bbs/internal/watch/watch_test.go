@@ -94,6 +94,35 @@ func TestCursorReadsMemoryAndArchiveAsOne(t *testing.T) {
 	})
 }
 
+// A reader counts once for each time that it falls behind, however much it has to read then.
+func TestFallingBehindIsCounted(t *testing.T) {
+	t.Parallel()
+	a := &archive{from: 1}
+	l := NewLog(Config{MaxBytes: 2 * batch(1, "a").footprint(), Archive: a})
+	cursor, err := l.Cursor(0, All())
+	require.NoError(t, err)
+	revision := uint64(0)
+	appendAndRead := func(n int) {
+		for range n {
+			revision++
+			b := batch(revision, "a")
+			a.batches = append(a.batches, b)
+			l.Append(b)
+		}
+		for range n {
+			_, err := cursor.Next(t.Context(), 0)
+			require.NoError(t, err)
+		}
+	}
+	appendAndRead(2)
+	require.Zero(t, l.Behind(), "memory had it all")
+	appendAndRead(50)
+	require.EqualValues(t, 1, l.Behind())
+	appendAndRead(1)
+	appendAndRead(50)
+	require.EqualValues(t, 2, l.Behind())
+}
+
 func TestCursorSaysWhatTheLogNoLongerHolds(t *testing.T) {
 	t.Parallel()
 	a := &archive{from: 5}
