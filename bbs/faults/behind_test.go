@@ -51,6 +51,8 @@ func leaveBehind(t *testing.T, l *load, primary, standby *privateserver.Server) 
 		var sender int
 		require.NoError(t, conn.QueryRow(t.Context(), "select pid from pg_stat_replication").Scan(&sender))
 		require.NoError(t, conn.Close(t.Context()))
+		// A test that fails in between must not leave a process that heeds no order to end. To continue harms nobody.
+		t.Cleanup(func() { _ = syscall.Kill(sender, syscall.SIGCONT) })
 		require.NoError(t, syscall.Kill(sender, syscall.SIGSTOP))
 		passes(t.Context(), longerThan(commitTimeout))
 		if ahead := newestRevision(t, primary); ahead > newestRevision(t, standby) {

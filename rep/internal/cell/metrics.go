@@ -1,6 +1,9 @@
 package cell
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"diego.internal/executor"
@@ -14,6 +17,23 @@ func ShowMetrics(registry prometheus.Registerer, list func() []*Cell) {
 	s.containers()
 	s.lifecycle()
 	s.evacuation()
+}
+
+// roundDuration is one for all cells of a process, which share a registry.
+func roundDuration(registry prometheus.Registerer) (prometheus.Histogram, error) {
+	rounds := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "rep_bulk_sync_duration_seconds", Help: "Duration of complete rounds that compared containers with records.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
+	})
+	err := registry.Register(rounds)
+	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		if existing, ok := already.ExistingCollector.(prometheus.Histogram); ok {
+			return existing, nil
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("registering the metrics of a cell: %w", err)
+	}
+	return rounds, nil
 }
 
 // sums registers metrics that add up over the cells of a process.

@@ -2,31 +2,12 @@ package cell
 
 import (
 	"errors"
-	"fmt"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"diego.internal/servicekit/telemetry"
 )
 
-// roundDuration is one for all cells of a process, which share a registry.
-func roundDuration(registry prometheus.Registerer) (prometheus.Histogram, error) {
-	rounds := prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "rep_bulk_sync_duration_seconds", Help: "Duration of complete rounds that compared containers with records.", Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
-	})
-	err := registry.Register(rounds)
-	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		if existing, ok := already.ExistingCollector.(prometheus.Histogram); ok {
-			return existing, nil
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("registering the metrics of a cell: %w", err)
-	}
-	return rounds, nil
-}
-
+// addReadiness says what must hold for the cell to take work, and what operators want to see beside it.
 func (c *Cell) addReadiness(tel *telemetry.Telemetry) {
 	tel.AddReadiness("presence", func() (any, error) {
 		if !c.registration.Held() {
