@@ -91,6 +91,66 @@ func (ContainerState) EnumDescriptor() ([]byte, []int) {
 	return file_rep_v1_rep_proto_rawDescGZIP(), []int{0}
 }
 
+// EvacuationStep is how far an instance or a task is on its way from the cell.
+type EvacuationStep int32
+
+const (
+	EvacuationStep_EVACUATION_STEP_UNSPECIFIED EvacuationStep = 0
+	// The BBS has not heard yet that the instance is to be replaced.
+	EvacuationStep_EVACUATION_STEP_UNTOLD EvacuationStep = 1
+	// It serves until its replacement does.
+	EvacuationStep_EVACUATION_STEP_REPLACING EvacuationStep = 2
+	// It is being stopped or removed.
+	EvacuationStep_EVACUATION_STEP_STOPPING EvacuationStep = 3
+	// A task that is waited for.
+	EvacuationStep_EVACUATION_STEP_TASK EvacuationStep = 4
+)
+
+// Enum value maps for EvacuationStep.
+var (
+	EvacuationStep_name = map[int32]string{
+		0: "EVACUATION_STEP_UNSPECIFIED",
+		1: "EVACUATION_STEP_UNTOLD",
+		2: "EVACUATION_STEP_REPLACING",
+		3: "EVACUATION_STEP_STOPPING",
+		4: "EVACUATION_STEP_TASK",
+	}
+	EvacuationStep_value = map[string]int32{
+		"EVACUATION_STEP_UNSPECIFIED": 0,
+		"EVACUATION_STEP_UNTOLD":      1,
+		"EVACUATION_STEP_REPLACING":   2,
+		"EVACUATION_STEP_STOPPING":    3,
+		"EVACUATION_STEP_TASK":        4,
+	}
+)
+
+func (x EvacuationStep) Enum() *EvacuationStep {
+	p := new(EvacuationStep)
+	*p = x
+	return p
+}
+
+func (x EvacuationStep) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EvacuationStep) Descriptor() protoreflect.EnumDescriptor {
+	return file_rep_v1_rep_proto_enumTypes[1].Descriptor()
+}
+
+func (EvacuationStep) Type() protoreflect.EnumType {
+	return &file_rep_v1_rep_proto_enumTypes[1]
+}
+
+func (x EvacuationStep) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EvacuationStep.Descriptor instead.
+func (EvacuationStep) EnumDescriptor() ([]byte, []int) {
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{1}
+}
+
 type LogLine_Stream int32
 
 const (
@@ -124,11 +184,11 @@ func (x LogLine_Stream) String() string {
 }
 
 func (LogLine_Stream) Descriptor() protoreflect.EnumDescriptor {
-	return file_rep_v1_rep_proto_enumTypes[1].Descriptor()
+	return file_rep_v1_rep_proto_enumTypes[2].Descriptor()
 }
 
 func (LogLine_Stream) Type() protoreflect.EnumType {
-	return &file_rep_v1_rep_proto_enumTypes[1]
+	return &file_rep_v1_rep_proto_enumTypes[2]
 }
 
 func (x LogLine_Stream) Number() protoreflect.EnumNumber {
@@ -137,7 +197,7 @@ func (x LogLine_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LogLine_Stream.Descriptor instead.
 func (LogLine_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{22, 0}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{24, 0}
 }
 
 type StateRequest struct {
@@ -216,7 +276,12 @@ type StateResponse struct {
 	// True if lrps and tasks were left out because known_version still holds.
 	Unchanged bool `protobuf:"varint,19,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
 	// host:port of this API.
-	RepAddress    string `protobuf:"bytes,20,opt,name=rep_address,json=repAddress,proto3" json:"rep_address,omitempty"`
+	RepAddress string `protobuf:"bytes,20,opt,name=rep_address,json=repAddress,proto3" json:"rep_address,omitempty"`
+	// What the cell should be able to do and cannot, one sentence each: limits of disk, user namespaces, a volume driver that
+	// does not answer. It takes work all the same.
+	Restrictions []string `protobuf:"bytes,21,rep,name=restrictions,proto3" json:"restrictions,omitempty"`
+	// Present while the cell is being emptied.
+	Evacuation    *EvacuationProgress `protobuf:"bytes,22,opt,name=evacuation,proto3" json:"evacuation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -391,6 +456,101 @@ func (x *StateResponse) GetRepAddress() string {
 	return ""
 }
 
+func (x *StateResponse) GetRestrictions() []string {
+	if x != nil {
+		return x.Restrictions
+	}
+	return nil
+}
+
+func (x *StateResponse) GetEvacuation() *EvacuationProgress {
+	if x != nil {
+		return x.Evacuation
+	}
+	return nil
+}
+
+// EvacuationProgress tells how far the emptying of a cell is, as numbers of containers.
+type EvacuationProgress struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// Instances of which the BBS has not heard yet that they are to be replaced.
+	UntoldLrps int32 `protobuf:"varint,2,opt,name=untold_lrps,json=untoldLrps,proto3" json:"untold_lrps,omitempty"`
+	// Instances that serve until their replacement does.
+	ReplacingLrps int32 `protobuf:"varint,3,opt,name=replacing_lrps,json=replacingLrps,proto3" json:"replacing_lrps,omitempty"`
+	// Instances that are on their way out.
+	StoppingLrps int32 `protobuf:"varint,4,opt,name=stopping_lrps,json=stoppingLrps,proto3" json:"stopping_lrps,omitempty"`
+	// Tasks that are waited for.
+	Tasks         int32 `protobuf:"varint,5,opt,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvacuationProgress) Reset() {
+	*x = EvacuationProgress{}
+	mi := &file_rep_v1_rep_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvacuationProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvacuationProgress) ProtoMessage() {}
+
+func (x *EvacuationProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_rep_v1_rep_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvacuationProgress.ProtoReflect.Descriptor instead.
+func (*EvacuationProgress) Descriptor() ([]byte, []int) {
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *EvacuationProgress) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+func (x *EvacuationProgress) GetUntoldLrps() int32 {
+	if x != nil {
+		return x.UntoldLrps
+	}
+	return 0
+}
+
+func (x *EvacuationProgress) GetReplacingLrps() int32 {
+	if x != nil {
+		return x.ReplacingLrps
+	}
+	return 0
+}
+
+func (x *EvacuationProgress) GetStoppingLrps() int32 {
+	if x != nil {
+		return x.StoppingLrps
+	}
+	return 0
+}
+
+func (x *EvacuationProgress) GetTasks() int32 {
+	if x != nil {
+		return x.Tasks
+	}
+	return 0
+}
+
 // LRP instance that the cell holds.
 type LRP struct {
 	state         protoimpl.MessageState  `protogen:"open.v1"`
@@ -405,7 +565,7 @@ type LRP struct {
 
 func (x *LRP) Reset() {
 	*x = LRP{}
-	mi := &file_rep_v1_rep_proto_msgTypes[2]
+	mi := &file_rep_v1_rep_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +577,7 @@ func (x *LRP) String() string {
 func (*LRP) ProtoMessage() {}
 
 func (x *LRP) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[2]
+	mi := &file_rep_v1_rep_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +590,7 @@ func (x *LRP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LRP.ProtoReflect.Descriptor instead.
 func (*LRP) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{2}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LRP) GetInstanceGuid() string {
@@ -482,7 +642,7 @@ type Task struct {
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_rep_v1_rep_proto_msgTypes[3]
+	mi := &file_rep_v1_rep_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +654,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[3]
+	mi := &file_rep_v1_rep_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +667,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{3}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Task) GetTaskGuid() string {
@@ -556,7 +716,7 @@ type PerformRequest struct {
 
 func (x *PerformRequest) Reset() {
 	*x = PerformRequest{}
-	mi := &file_rep_v1_rep_proto_msgTypes[4]
+	mi := &file_rep_v1_rep_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +728,7 @@ func (x *PerformRequest) String() string {
 func (*PerformRequest) ProtoMessage() {}
 
 func (x *PerformRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[4]
+	mi := &file_rep_v1_rep_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +741,7 @@ func (x *PerformRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformRequest.ProtoReflect.Descriptor instead.
 func (*PerformRequest) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{4}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PerformRequest) GetCellId() string {
@@ -620,7 +780,7 @@ type PerformResponse struct {
 
 func (x *PerformResponse) Reset() {
 	*x = PerformResponse{}
-	mi := &file_rep_v1_rep_proto_msgTypes[5]
+	mi := &file_rep_v1_rep_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +792,7 @@ func (x *PerformResponse) String() string {
 func (*PerformResponse) ProtoMessage() {}
 
 func (x *PerformResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[5]
+	mi := &file_rep_v1_rep_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +805,7 @@ func (x *PerformResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformResponse.ProtoReflect.Descriptor instead.
 func (*PerformResponse) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{5}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PerformResponse) GetLrps() []*WorkResult {
@@ -687,7 +847,7 @@ type WorkResult struct {
 
 func (x *WorkResult) Reset() {
 	*x = WorkResult{}
-	mi := &file_rep_v1_rep_proto_msgTypes[6]
+	mi := &file_rep_v1_rep_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +859,7 @@ func (x *WorkResult) String() string {
 func (*WorkResult) ProtoMessage() {}
 
 func (x *WorkResult) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[6]
+	mi := &file_rep_v1_rep_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +872,7 @@ func (x *WorkResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkResult.ProtoReflect.Descriptor instead.
 func (*WorkResult) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{6}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WorkResult) GetAccepted() bool {
@@ -740,7 +900,7 @@ type StopLRPInstanceRequest struct {
 
 func (x *StopLRPInstanceRequest) Reset() {
 	*x = StopLRPInstanceRequest{}
-	mi := &file_rep_v1_rep_proto_msgTypes[7]
+	mi := &file_rep_v1_rep_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +912,7 @@ func (x *StopLRPInstanceRequest) String() string {
 func (*StopLRPInstanceRequest) ProtoMessage() {}
 
 func (x *StopLRPInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[7]
+	mi := &file_rep_v1_rep_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +925,7 @@ func (x *StopLRPInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopLRPInstanceRequest.ProtoReflect.Descriptor instead.
 func (*StopLRPInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{7}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StopLRPInstanceRequest) GetProcessGuid() string {
@@ -798,7 +958,7 @@ type StopLRPInstanceResponse struct {
 
 func (x *StopLRPInstanceResponse) Reset() {
 	*x = StopLRPInstanceResponse{}
-	mi := &file_rep_v1_rep_proto_msgTypes[8]
+	mi := &file_rep_v1_rep_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +970,7 @@ func (x *StopLRPInstanceResponse) String() string {
 func (*StopLRPInstanceResponse) ProtoMessage() {}
 
 func (x *StopLRPInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[8]
+	mi := &file_rep_v1_rep_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +983,7 @@ func (x *StopLRPInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopLRPInstanceResponse.ProtoReflect.Descriptor instead.
 func (*StopLRPInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{8}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StopLRPInstanceResponse) GetFound() bool {
@@ -847,7 +1007,7 @@ type UpdateLRPInstanceRequest struct {
 
 func (x *UpdateLRPInstanceRequest) Reset() {
 	*x = UpdateLRPInstanceRequest{}
-	mi := &file_rep_v1_rep_proto_msgTypes[9]
+	mi := &file_rep_v1_rep_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -859,7 +1019,7 @@ func (x *UpdateLRPInstanceRequest) String() string {
 func (*UpdateLRPInstanceRequest) ProtoMessage() {}
 
 func (x *UpdateLRPInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[9]
+	mi := &file_rep_v1_rep_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -872,7 +1032,7 @@ func (x *UpdateLRPInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateLRPInstanceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateLRPInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{9}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateLRPInstanceRequest) GetProcessGuid() string {
@@ -912,7 +1072,7 @@ type UpdateLRPInstanceResponse struct {
 
 func (x *UpdateLRPInstanceResponse) Reset() {
 	*x = UpdateLRPInstanceResponse{}
-	mi := &file_rep_v1_rep_proto_msgTypes[10]
+	mi := &file_rep_v1_rep_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1084,7 @@ func (x *UpdateLRPInstanceResponse) String() string {
 func (*UpdateLRPInstanceResponse) ProtoMessage() {}
 
 func (x *UpdateLRPInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[10]
+	mi := &file_rep_v1_rep_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1097,7 @@ func (x *UpdateLRPInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateLRPInstanceResponse.ProtoReflect.Descriptor instead.
 func (*UpdateLRPInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{10}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateLRPInstanceResponse) GetFound() bool {
@@ -958,7 +1118,7 @@ type CancelTaskRequest struct {
 
 func (x *CancelTaskRequest) Reset() {
 	*x = CancelTaskRequest{}
-	mi := &file_rep_v1_rep_proto_msgTypes[11]
+	mi := &file_rep_v1_rep_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1130,7 @@ func (x *CancelTaskRequest) String() string {
 func (*CancelTaskRequest) ProtoMessage() {}
 
 func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[11]
+	mi := &file_rep_v1_rep_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1143,7 @@ func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskRequest.ProtoReflect.Descriptor instead.
 func (*CancelTaskRequest) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{11}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CancelTaskRequest) GetTaskGuid() string {
@@ -1009,7 +1169,7 @@ type CancelTaskResponse struct {
 
 func (x *CancelTaskResponse) Reset() {
 	*x = CancelTaskResponse{}
-	mi := &file_rep_v1_rep_proto_msgTypes[12]
+	mi := &file_rep_v1_rep_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1181,7 @@ func (x *CancelTaskResponse) String() string {
 func (*CancelTaskResponse) ProtoMessage() {}
 
 func (x *CancelTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[12]
+	mi := &file_rep_v1_rep_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1194,7 @@ func (x *CancelTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskResponse.ProtoReflect.Descriptor instead.
 func (*CancelTaskResponse) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{12}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CancelTaskResponse) GetFound() bool {
@@ -1052,7 +1212,7 @@ type EvacuateRequest struct {
 
 func (x *EvacuateRequest) Reset() {
 	*x = EvacuateRequest{}
-	mi := &file_rep_v1_rep_proto_msgTypes[13]
+	mi := &file_rep_v1_rep_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1224,7 @@ func (x *EvacuateRequest) String() string {
 func (*EvacuateRequest) ProtoMessage() {}
 
 func (x *EvacuateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[13]
+	mi := &file_rep_v1_rep_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1237,7 @@ func (x *EvacuateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvacuateRequest.ProtoReflect.Descriptor instead.
 func (*EvacuateRequest) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{13}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{14}
 }
 
 type EvacuateResponse struct {
@@ -1087,14 +1247,16 @@ type EvacuateResponse struct {
 	Deadline       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	Done           bool                   `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
 	// Instances whose replacement never ran in time; only when done.
-	Stranded      int32 `protobuf:"varint,5,opt,name=stranded,proto3" json:"stranded,omitempty"`
+	Stranded int32 `protobuf:"varint,5,opt,name=stranded,proto3" json:"stranded,omitempty"`
+	// What is left, in no order.
+	Containers    []*EvacuatingContainer `protobuf:"bytes,6,rep,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EvacuateResponse) Reset() {
 	*x = EvacuateResponse{}
-	mi := &file_rep_v1_rep_proto_msgTypes[14]
+	mi := &file_rep_v1_rep_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1268,7 @@ func (x *EvacuateResponse) String() string {
 func (*EvacuateResponse) ProtoMessage() {}
 
 func (x *EvacuateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[14]
+	mi := &file_rep_v1_rep_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1281,7 @@ func (x *EvacuateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvacuateResponse.ProtoReflect.Descriptor instead.
 func (*EvacuateResponse) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{14}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EvacuateResponse) GetRemainingLrps() int32 {
@@ -1157,6 +1319,84 @@ func (x *EvacuateResponse) GetStranded() int32 {
 	return 0
 }
 
+func (x *EvacuateResponse) GetContainers() []*EvacuatingContainer {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+// EvacuatingContainer is one instance or task that is still on a cell which is being emptied.
+type EvacuatingContainer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ContainerGuid string                 `protobuf:"bytes,1,opt,name=container_guid,json=containerGuid,proto3" json:"container_guid,omitempty"`
+	// Of an LRP instance.
+	Key *v1.ActualLRPKey `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// Of a task.
+	TaskGuid      string         `protobuf:"bytes,3,opt,name=task_guid,json=taskGuid,proto3" json:"task_guid,omitempty"`
+	Step          EvacuationStep `protobuf:"varint,4,opt,name=step,proto3,enum=rep.v1.EvacuationStep" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvacuatingContainer) Reset() {
+	*x = EvacuatingContainer{}
+	mi := &file_rep_v1_rep_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvacuatingContainer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvacuatingContainer) ProtoMessage() {}
+
+func (x *EvacuatingContainer) ProtoReflect() protoreflect.Message {
+	mi := &file_rep_v1_rep_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvacuatingContainer.ProtoReflect.Descriptor instead.
+func (*EvacuatingContainer) Descriptor() ([]byte, []int) {
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *EvacuatingContainer) GetContainerGuid() string {
+	if x != nil {
+		return x.ContainerGuid
+	}
+	return ""
+}
+
+func (x *EvacuatingContainer) GetKey() *v1.ActualLRPKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *EvacuatingContainer) GetTaskGuid() string {
+	if x != nil {
+		return x.TaskGuid
+	}
+	return ""
+}
+
+func (x *EvacuatingContainer) GetStep() EvacuationStep {
+	if x != nil {
+		return x.Step
+	}
+	return EvacuationStep_EVACUATION_STEP_UNSPECIFIED
+}
+
 type ResetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1165,7 +1405,7 @@ type ResetRequest struct {
 
 func (x *ResetRequest) Reset() {
 	*x = ResetRequest{}
-	mi := &file_rep_v1_rep_proto_msgTypes[15]
+	mi := &file_rep_v1_rep_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1417,7 @@ func (x *ResetRequest) String() string {
 func (*ResetRequest) ProtoMessage() {}
 
 func (x *ResetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[15]
+	mi := &file_rep_v1_rep_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1430,7 @@ func (x *ResetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetRequest.ProtoReflect.Descriptor instead.
 func (*ResetRequest) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{15}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{17}
 }
 
 type ResetResponse struct {
@@ -1201,7 +1441,7 @@ type ResetResponse struct {
 
 func (x *ResetResponse) Reset() {
 	*x = ResetResponse{}
-	mi := &file_rep_v1_rep_proto_msgTypes[16]
+	mi := &file_rep_v1_rep_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1453,7 @@ func (x *ResetResponse) String() string {
 func (*ResetResponse) ProtoMessage() {}
 
 func (x *ResetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[16]
+	mi := &file_rep_v1_rep_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1466,7 @@ func (x *ResetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetResponse.ProtoReflect.Descriptor instead.
 func (*ResetResponse) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{16}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{18}
 }
 
 type ContainerMetricsRequest struct {
@@ -1237,7 +1477,7 @@ type ContainerMetricsRequest struct {
 
 func (x *ContainerMetricsRequest) Reset() {
 	*x = ContainerMetricsRequest{}
-	mi := &file_rep_v1_rep_proto_msgTypes[17]
+	mi := &file_rep_v1_rep_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1489,7 @@ func (x *ContainerMetricsRequest) String() string {
 func (*ContainerMetricsRequest) ProtoMessage() {}
 
 func (x *ContainerMetricsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[17]
+	mi := &file_rep_v1_rep_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1502,7 @@ func (x *ContainerMetricsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerMetricsRequest.ProtoReflect.Descriptor instead.
 func (*ContainerMetricsRequest) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{17}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{19}
 }
 
 type ContainerMetricsResponse struct {
@@ -1275,7 +1515,7 @@ type ContainerMetricsResponse struct {
 
 func (x *ContainerMetricsResponse) Reset() {
 	*x = ContainerMetricsResponse{}
-	mi := &file_rep_v1_rep_proto_msgTypes[18]
+	mi := &file_rep_v1_rep_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1287,7 +1527,7 @@ func (x *ContainerMetricsResponse) String() string {
 func (*ContainerMetricsResponse) ProtoMessage() {}
 
 func (x *ContainerMetricsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[18]
+	mi := &file_rep_v1_rep_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1300,7 +1540,7 @@ func (x *ContainerMetricsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerMetricsResponse.ProtoReflect.Descriptor instead.
 func (*ContainerMetricsResponse) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{18}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ContainerMetricsResponse) GetContainers() []*ContainerMetrics {
@@ -1325,7 +1565,7 @@ type ContainerMetrics struct {
 	Key *v1.ActualLRPKey `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// Of a task.
 	TaskGuid string `protobuf:"bytes,3,opt,name=task_guid,json=taskGuid,proto3" json:"task_guid,omitempty"`
-	// Of one core, 100 being all of it, over the time since the last sample.
+	// Of one core, 100 being all of it, between the cell's last two samples; 0 before there are two.
 	CpuPercent            float64              `protobuf:"fixed64,4,opt,name=cpu_percent,json=cpuPercent,proto3" json:"cpu_percent,omitempty"`
 	MemoryBytes           uint64               `protobuf:"varint,5,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
 	MemoryQuotaBytes      uint64               `protobuf:"varint,6,opt,name=memory_quota_bytes,json=memoryQuotaBytes,proto3" json:"memory_quota_bytes,omitempty"`
@@ -1337,13 +1577,27 @@ type ContainerMetrics struct {
 	TxBytes               uint64               `protobuf:"varint,12,opt,name=tx_bytes,json=txBytes,proto3" json:"tx_bytes,omitempty"`
 	Pids                  uint64               `protobuf:"varint,13,opt,name=pids,proto3" json:"pids,omitempty"`
 	LogRateBytesPerSecond uint64               `protobuf:"varint,14,opt,name=log_rate_bytes_per_second,json=logRateBytesPerSecond,proto3" json:"log_rate_bytes_per_second,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// -1 is unlimited; absent if the cell does not say.
+	LogRateLimitBytesPerSecond *int64 `protobuf:"varint,15,opt,name=log_rate_limit_bytes_per_second,json=logRateLimitBytesPerSecond,proto3,oneof" json:"log_rate_limit_bytes_per_second,omitempty"`
+	// What the container was entitled to use of the processors since it was created.
+	CpuEntitlement *durationpb.Duration `protobuf:"bytes,16,opt,name=cpu_entitlement,json=cpuEntitlement,proto3" json:"cpu_entitlement,omitempty"`
+	// Of its entitlement, 100 being all of it, between the cell's last two samples; 0 before there are two.
+	CpuEntitlementPercent float64 `protobuf:"fixed64,17,opt,name=cpu_entitlement_percent,json=cpuEntitlementPercent,proto3" json:"cpu_entitlement_percent,omitempty"`
+	// The latest time during which it used more than its entitlement; without an end it still does. Absent if it never has.
+	SpikeStart *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=spike_start,json=spikeStart,proto3" json:"spike_start,omitempty"`
+	SpikeEnd   *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=spike_end,json=spikeEnd,proto3" json:"spike_end,omitempty"`
+	// How often the log rate limit was exceeded since this run of the rep knows the container, and the lines that it cost.
+	LogRateExceeded uint64 `protobuf:"varint,20,opt,name=log_rate_exceeded,json=logRateExceeded,proto3" json:"log_rate_exceeded,omitempty"`
+	LogLinesDropped uint64 `protobuf:"varint,21,opt,name=log_lines_dropped,json=logLinesDropped,proto3" json:"log_lines_dropped,omitempty"`
+	// The metric tags of the workload, with source_id and instance_id.
+	Tags          map[string]string `protobuf:"bytes,22,rep,name=tags,proto3" json:"tags,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ContainerMetrics) Reset() {
 	*x = ContainerMetrics{}
-	mi := &file_rep_v1_rep_proto_msgTypes[19]
+	mi := &file_rep_v1_rep_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1609,7 @@ func (x *ContainerMetrics) String() string {
 func (*ContainerMetrics) ProtoMessage() {}
 
 func (x *ContainerMetrics) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[19]
+	mi := &file_rep_v1_rep_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1622,7 @@ func (x *ContainerMetrics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerMetrics.ProtoReflect.Descriptor instead.
 func (*ContainerMetrics) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{19}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ContainerMetrics) GetContainerGuid() string {
@@ -1469,6 +1723,62 @@ func (x *ContainerMetrics) GetLogRateBytesPerSecond() uint64 {
 	return 0
 }
 
+func (x *ContainerMetrics) GetLogRateLimitBytesPerSecond() int64 {
+	if x != nil && x.LogRateLimitBytesPerSecond != nil {
+		return *x.LogRateLimitBytesPerSecond
+	}
+	return 0
+}
+
+func (x *ContainerMetrics) GetCpuEntitlement() *durationpb.Duration {
+	if x != nil {
+		return x.CpuEntitlement
+	}
+	return nil
+}
+
+func (x *ContainerMetrics) GetCpuEntitlementPercent() float64 {
+	if x != nil {
+		return x.CpuEntitlementPercent
+	}
+	return 0
+}
+
+func (x *ContainerMetrics) GetSpikeStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SpikeStart
+	}
+	return nil
+}
+
+func (x *ContainerMetrics) GetSpikeEnd() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SpikeEnd
+	}
+	return nil
+}
+
+func (x *ContainerMetrics) GetLogRateExceeded() uint64 {
+	if x != nil {
+		return x.LogRateExceeded
+	}
+	return 0
+}
+
+func (x *ContainerMetrics) GetLogLinesDropped() uint64 {
+	if x != nil {
+		return x.LogLinesDropped
+	}
+	return 0
+}
+
+func (x *ContainerMetrics) GetTags() map[string]string {
+	if x != nil {
+		return x.Tags
+	}
+	return nil
+}
+
 type FollowRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Container:
@@ -1488,7 +1798,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_rep_v1_rep_proto_msgTypes[20]
+	mi := &file_rep_v1_rep_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1810,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[20]
+	mi := &file_rep_v1_rep_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1823,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{20}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FollowRequest) GetContainer() isFollowRequest_Container {
@@ -1603,7 +1913,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_rep_v1_rep_proto_msgTypes[21]
+	mi := &file_rep_v1_rep_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1925,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[21]
+	mi := &file_rep_v1_rep_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1938,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{21}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FollowResponse) GetLines() []*LogLine {
@@ -1656,7 +1966,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_rep_v1_rep_proto_msgTypes[22]
+	mi := &file_rep_v1_rep_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1978,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[22]
+	mi := &file_rep_v1_rep_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1991,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{22}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LogLine) GetAt() *timestamppb.Timestamp {
@@ -1753,7 +2063,7 @@ type PerformRequest_LRPWork struct {
 
 func (x *PerformRequest_LRPWork) Reset() {
 	*x = PerformRequest_LRPWork{}
-	mi := &file_rep_v1_rep_proto_msgTypes[23]
+	mi := &file_rep_v1_rep_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +2075,7 @@ func (x *PerformRequest_LRPWork) String() string {
 func (*PerformRequest_LRPWork) ProtoMessage() {}
 
 func (x *PerformRequest_LRPWork) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[23]
+	mi := &file_rep_v1_rep_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +2088,7 @@ func (x *PerformRequest_LRPWork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformRequest_LRPWork.ProtoReflect.Descriptor instead.
 func (*PerformRequest_LRPWork) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{4, 0}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{5, 0}
 }
 
 func (x *PerformRequest_LRPWork) GetKey() *v1.ActualLRPKey {
@@ -1829,7 +2139,7 @@ type PerformRequest_TaskWork struct {
 
 func (x *PerformRequest_TaskWork) Reset() {
 	*x = PerformRequest_TaskWork{}
-	mi := &file_rep_v1_rep_proto_msgTypes[24]
+	mi := &file_rep_v1_rep_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +2151,7 @@ func (x *PerformRequest_TaskWork) String() string {
 func (*PerformRequest_TaskWork) ProtoMessage() {}
 
 func (x *PerformRequest_TaskWork) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[24]
+	mi := &file_rep_v1_rep_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +2164,7 @@ func (x *PerformRequest_TaskWork) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PerformRequest_TaskWork.ProtoReflect.Descriptor instead.
 func (*PerformRequest_TaskWork) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{4, 1}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{5, 1}
 }
 
 func (x *PerformRequest_TaskWork) GetTaskGuid() string {
@@ -1901,7 +2211,7 @@ type UpdateLRPInstanceRequest_InternalRoutes struct {
 
 func (x *UpdateLRPInstanceRequest_InternalRoutes) Reset() {
 	*x = UpdateLRPInstanceRequest_InternalRoutes{}
-	mi := &file_rep_v1_rep_proto_msgTypes[25]
+	mi := &file_rep_v1_rep_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2223,7 @@ func (x *UpdateLRPInstanceRequest_InternalRoutes) String() string {
 func (*UpdateLRPInstanceRequest_InternalRoutes) ProtoMessage() {}
 
 func (x *UpdateLRPInstanceRequest_InternalRoutes) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[25]
+	mi := &file_rep_v1_rep_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2236,7 @@ func (x *UpdateLRPInstanceRequest_InternalRoutes) ProtoReflect() protoreflect.Me
 
 // Deprecated: Use UpdateLRPInstanceRequest_InternalRoutes.ProtoReflect.Descriptor instead.
 func (*UpdateLRPInstanceRequest_InternalRoutes) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{9, 0}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{10, 0}
 }
 
 func (x *UpdateLRPInstanceRequest_InternalRoutes) GetHostnames() []string {
@@ -1945,7 +2255,7 @@ type UpdateLRPInstanceRequest_MetricTags struct {
 
 func (x *UpdateLRPInstanceRequest_MetricTags) Reset() {
 	*x = UpdateLRPInstanceRequest_MetricTags{}
-	mi := &file_rep_v1_rep_proto_msgTypes[26]
+	mi := &file_rep_v1_rep_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2267,7 @@ func (x *UpdateLRPInstanceRequest_MetricTags) String() string {
 func (*UpdateLRPInstanceRequest_MetricTags) ProtoMessage() {}
 
 func (x *UpdateLRPInstanceRequest_MetricTags) ProtoReflect() protoreflect.Message {
-	mi := &file_rep_v1_rep_proto_msgTypes[26]
+	mi := &file_rep_v1_rep_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2280,7 @@ func (x *UpdateLRPInstanceRequest_MetricTags) ProtoReflect() protoreflect.Messag
 
 // Deprecated: Use UpdateLRPInstanceRequest_MetricTags.ProtoReflect.Descriptor instead.
 func (*UpdateLRPInstanceRequest_MetricTags) Descriptor() ([]byte, []int) {
-	return file_rep_v1_rep_proto_rawDescGZIP(), []int{9, 1}
+	return file_rep_v1_rep_proto_rawDescGZIP(), []int{10, 1}
 }
 
 func (x *UpdateLRPInstanceRequest_MetricTags) GetMetricTags() map[string]string {
@@ -1986,7 +2296,7 @@ const file_rep_v1_rep_proto_rawDesc = "" +
 	"\n" +
 	"\x10rep/v1/rep.proto\x12\x06rep.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dworkload/v1/actual_lrps.proto\x1a\x17workload/v1/cells.proto\x1a\x1bworkload/v1/resources.proto\"3\n" +
 	"\fStateRequest\x12#\n" +
-	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"\xda\x06\n" +
+	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"\xba\a\n" +
 	"\rStateResponse\x12\x17\n" +
 	"\acell_id\x18\x01 \x01(\tR\x06cellId\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x1d\n" +
@@ -2012,7 +2322,18 @@ const file_rep_v1_rep_proto_rawDesc = "" +
 	"\aversion\x18\x12 \x01(\x04R\aversion\x12\x1c\n" +
 	"\tunchanged\x18\x13 \x01(\bR\tunchanged\x12\x1f\n" +
 	"\vrep_address\x18\x14 \x01(\tR\n" +
-	"repAddress\"\xfb\x01\n" +
+	"repAddress\x12\"\n" +
+	"\frestrictions\x18\x15 \x03(\tR\frestrictions\x12:\n" +
+	"\n" +
+	"evacuation\x18\x16 \x01(\v2\x1a.rep.v1.EvacuationProgressR\n" +
+	"evacuation\"\xcf\x01\n" +
+	"\x12EvacuationProgress\x126\n" +
+	"\bdeadline\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12\x1f\n" +
+	"\vuntold_lrps\x18\x02 \x01(\x05R\n" +
+	"untoldLrps\x12%\n" +
+	"\x0ereplacing_lrps\x18\x03 \x01(\x05R\rreplacingLrps\x12#\n" +
+	"\rstopping_lrps\x18\x04 \x01(\x05R\fstoppingLrps\x12\x14\n" +
+	"\x05tasks\x18\x05 \x01(\x05R\x05tasks\"\xfb\x01\n" +
 	"\x03LRP\x12#\n" +
 	"\rinstance_guid\x18\x01 \x01(\tR\finstanceGuid\x12+\n" +
 	"\x03key\x18\x02 \x01(\v2\x19.workload.v1.ActualLRPKeyR\x03key\x124\n" +
@@ -2085,13 +2406,21 @@ const file_rep_v1_rep_proto_rawDesc = "" +
 	"\rinstance_guid\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\finstanceGuid\"*\n" +
 	"\x12CancelTaskResponse\x12\x14\n" +
 	"\x05found\x18\x01 \x01(\bR\x05found\"\x11\n" +
-	"\x0fEvacuateRequest\"\xca\x01\n" +
+	"\x0fEvacuateRequest\"\x87\x02\n" +
 	"\x10EvacuateResponse\x12%\n" +
 	"\x0eremaining_lrps\x18\x01 \x01(\x05R\rremainingLrps\x12'\n" +
 	"\x0fremaining_tasks\x18\x02 \x01(\x05R\x0eremainingTasks\x126\n" +
 	"\bdeadline\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12\x12\n" +
 	"\x04done\x18\x04 \x01(\bR\x04done\x12\x1a\n" +
-	"\bstranded\x18\x05 \x01(\x05R\bstranded\"\x0e\n" +
+	"\bstranded\x18\x05 \x01(\x05R\bstranded\x12;\n" +
+	"\n" +
+	"containers\x18\x06 \x03(\v2\x1b.rep.v1.EvacuatingContainerR\n" +
+	"containers\"\xb2\x01\n" +
+	"\x13EvacuatingContainer\x12%\n" +
+	"\x0econtainer_guid\x18\x01 \x01(\tR\rcontainerGuid\x12+\n" +
+	"\x03key\x18\x02 \x01(\v2\x19.workload.v1.ActualLRPKeyR\x03key\x12\x1b\n" +
+	"\ttask_guid\x18\x03 \x01(\tR\btaskGuid\x12*\n" +
+	"\x04step\x18\x04 \x01(\x0e2\x16.rep.v1.EvacuationStepR\x04step\"\x0e\n" +
 	"\fResetRequest\"\x0f\n" +
 	"\rResetResponse\"\x19\n" +
 	"\x17ContainerMetricsRequest\"\x80\x01\n" +
@@ -2099,7 +2428,7 @@ const file_rep_v1_rep_proto_rawDesc = "" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x18.rep.v1.ContainerMetricsR\n" +
 	"containers\x12*\n" +
-	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xa7\x04\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xd0\b\n" +
 	"\x10ContainerMetrics\x12%\n" +
 	"\x0econtainer_guid\x18\x01 \x01(\tR\rcontainerGuid\x12+\n" +
 	"\x03key\x18\x02 \x01(\v2\x19.workload.v1.ActualLRPKeyR\x03key\x12\x1b\n" +
@@ -2117,7 +2446,20 @@ const file_rep_v1_rep_proto_rawDesc = "" +
 	"\brx_bytes\x18\v \x01(\x04R\arxBytes\x12\x19\n" +
 	"\btx_bytes\x18\f \x01(\x04R\atxBytes\x12\x12\n" +
 	"\x04pids\x18\r \x01(\x04R\x04pids\x128\n" +
-	"\x19log_rate_bytes_per_second\x18\x0e \x01(\x04R\x15logRateBytesPerSecond\"\x90\x02\n" +
+	"\x19log_rate_bytes_per_second\x18\x0e \x01(\x04R\x15logRateBytesPerSecond\x12H\n" +
+	"\x1flog_rate_limit_bytes_per_second\x18\x0f \x01(\x03H\x00R\x1alogRateLimitBytesPerSecond\x88\x01\x01\x12B\n" +
+	"\x0fcpu_entitlement\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\x0ecpuEntitlement\x126\n" +
+	"\x17cpu_entitlement_percent\x18\x11 \x01(\x01R\x15cpuEntitlementPercent\x12;\n" +
+	"\vspike_start\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"spikeStart\x127\n" +
+	"\tspike_end\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\bspikeEnd\x12*\n" +
+	"\x11log_rate_exceeded\x18\x14 \x01(\x04R\x0flogRateExceeded\x12*\n" +
+	"\x11log_lines_dropped\x18\x15 \x01(\x04R\x0flogLinesDropped\x126\n" +
+	"\x04tags\x18\x16 \x03(\v2\".rep.v1.ContainerMetrics.TagsEntryR\x04tags\x1a7\n" +
+	"\tTagsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\"\n" +
+	" _log_rate_limit_bytes_per_second\"\x90\x02\n" +
 	"\rFollowRequest\x12/\n" +
 	"\fprocess_guid\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01H\x00R\vprocessGuid\x121\n" +
@@ -2154,7 +2496,13 @@ const file_rep_v1_rep_proto_rawDesc = "" +
 	"\x17CONTAINER_STATE_CREATED\x10\x03\x12\x1b\n" +
 	"\x17CONTAINER_STATE_RUNNING\x10\x04\x12\x1c\n" +
 	"\x18CONTAINER_STATE_SHUTDOWN\x10\x05\x12\x1b\n" +
-	"\x17CONTAINER_STATE_CRASHED\x10\x062{\n" +
+	"\x17CONTAINER_STATE_CRASHED\x10\x06*\xa4\x01\n" +
+	"\x0eEvacuationStep\x12\x1f\n" +
+	"\x1bEVACUATION_STEP_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16EVACUATION_STEP_UNTOLD\x10\x01\x12\x1d\n" +
+	"\x19EVACUATION_STEP_REPLACING\x10\x02\x12\x1c\n" +
+	"\x18EVACUATION_STEP_STOPPING\x10\x03\x12\x18\n" +
+	"\x14EVACUATION_STEP_TASK\x10\x042{\n" +
 	"\aAuction\x124\n" +
 	"\x05State\x12\x14.rep.v1.StateRequest\x1a\x15.rep.v1.StateResponse\x12:\n" +
 	"\aPerform\x12\x16.rep.v1.PerformRequest\x1a\x17.rep.v1.PerformResponse2\xfe\x01\n" +
@@ -2182,108 +2530,121 @@ func file_rep_v1_rep_proto_rawDescGZIP() []byte {
 	return file_rep_v1_rep_proto_rawDescData
 }
 
-var file_rep_v1_rep_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_rep_v1_rep_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_rep_v1_rep_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_rep_v1_rep_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_rep_v1_rep_proto_goTypes = []any{
 	(ContainerState)(0),                             // 0: rep.v1.ContainerState
-	(LogLine_Stream)(0),                             // 1: rep.v1.LogLine.Stream
-	(*StateRequest)(nil),                            // 2: rep.v1.StateRequest
-	(*StateResponse)(nil),                           // 3: rep.v1.StateResponse
-	(*LRP)(nil),                                     // 4: rep.v1.LRP
-	(*Task)(nil),                                    // 5: rep.v1.Task
-	(*PerformRequest)(nil),                          // 6: rep.v1.PerformRequest
-	(*PerformResponse)(nil),                         // 7: rep.v1.PerformResponse
-	(*WorkResult)(nil),                              // 8: rep.v1.WorkResult
-	(*StopLRPInstanceRequest)(nil),                  // 9: rep.v1.StopLRPInstanceRequest
-	(*StopLRPInstanceResponse)(nil),                 // 10: rep.v1.StopLRPInstanceResponse
-	(*UpdateLRPInstanceRequest)(nil),                // 11: rep.v1.UpdateLRPInstanceRequest
-	(*UpdateLRPInstanceResponse)(nil),               // 12: rep.v1.UpdateLRPInstanceResponse
-	(*CancelTaskRequest)(nil),                       // 13: rep.v1.CancelTaskRequest
-	(*CancelTaskResponse)(nil),                      // 14: rep.v1.CancelTaskResponse
-	(*EvacuateRequest)(nil),                         // 15: rep.v1.EvacuateRequest
-	(*EvacuateResponse)(nil),                        // 16: rep.v1.EvacuateResponse
-	(*ResetRequest)(nil),                            // 17: rep.v1.ResetRequest
-	(*ResetResponse)(nil),                           // 18: rep.v1.ResetResponse
-	(*ContainerMetricsRequest)(nil),                 // 19: rep.v1.ContainerMetricsRequest
-	(*ContainerMetricsResponse)(nil),                // 20: rep.v1.ContainerMetricsResponse
-	(*ContainerMetrics)(nil),                        // 21: rep.v1.ContainerMetrics
-	(*FollowRequest)(nil),                           // 22: rep.v1.FollowRequest
-	(*FollowResponse)(nil),                          // 23: rep.v1.FollowResponse
-	(*LogLine)(nil),                                 // 24: rep.v1.LogLine
-	(*PerformRequest_LRPWork)(nil),                  // 25: rep.v1.PerformRequest.LRPWork
-	(*PerformRequest_TaskWork)(nil),                 // 26: rep.v1.PerformRequest.TaskWork
-	(*UpdateLRPInstanceRequest_InternalRoutes)(nil), // 27: rep.v1.UpdateLRPInstanceRequest.InternalRoutes
-	(*UpdateLRPInstanceRequest_MetricTags)(nil),     // 28: rep.v1.UpdateLRPInstanceRequest.MetricTags
-	nil,                            // 29: rep.v1.UpdateLRPInstanceRequest.MetricTags.MetricTagsEntry
-	nil,                            // 30: rep.v1.LogLine.TagsEntry
-	(*v1.RootFSProvider)(nil),      // 31: workload.v1.RootFSProvider
-	(*v1.CellCapacity)(nil),        // 32: workload.v1.CellCapacity
-	(*v1.ActualLRPKey)(nil),        // 33: workload.v1.ActualLRPKey
-	(*v1.Resources)(nil),           // 34: workload.v1.Resources
-	(*v1.PlacementConstraint)(nil), // 35: workload.v1.PlacementConstraint
-	(*timestamppb.Timestamp)(nil),  // 36: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 37: google.protobuf.Duration
+	(EvacuationStep)(0),                             // 1: rep.v1.EvacuationStep
+	(LogLine_Stream)(0),                             // 2: rep.v1.LogLine.Stream
+	(*StateRequest)(nil),                            // 3: rep.v1.StateRequest
+	(*StateResponse)(nil),                           // 4: rep.v1.StateResponse
+	(*EvacuationProgress)(nil),                      // 5: rep.v1.EvacuationProgress
+	(*LRP)(nil),                                     // 6: rep.v1.LRP
+	(*Task)(nil),                                    // 7: rep.v1.Task
+	(*PerformRequest)(nil),                          // 8: rep.v1.PerformRequest
+	(*PerformResponse)(nil),                         // 9: rep.v1.PerformResponse
+	(*WorkResult)(nil),                              // 10: rep.v1.WorkResult
+	(*StopLRPInstanceRequest)(nil),                  // 11: rep.v1.StopLRPInstanceRequest
+	(*StopLRPInstanceResponse)(nil),                 // 12: rep.v1.StopLRPInstanceResponse
+	(*UpdateLRPInstanceRequest)(nil),                // 13: rep.v1.UpdateLRPInstanceRequest
+	(*UpdateLRPInstanceResponse)(nil),               // 14: rep.v1.UpdateLRPInstanceResponse
+	(*CancelTaskRequest)(nil),                       // 15: rep.v1.CancelTaskRequest
+	(*CancelTaskResponse)(nil),                      // 16: rep.v1.CancelTaskResponse
+	(*EvacuateRequest)(nil),                         // 17: rep.v1.EvacuateRequest
+	(*EvacuateResponse)(nil),                        // 18: rep.v1.EvacuateResponse
+	(*EvacuatingContainer)(nil),                     // 19: rep.v1.EvacuatingContainer
+	(*ResetRequest)(nil),                            // 20: rep.v1.ResetRequest
+	(*ResetResponse)(nil),                           // 21: rep.v1.ResetResponse
+	(*ContainerMetricsRequest)(nil),                 // 22: rep.v1.ContainerMetricsRequest
+	(*ContainerMetricsResponse)(nil),                // 23: rep.v1.ContainerMetricsResponse
+	(*ContainerMetrics)(nil),                        // 24: rep.v1.ContainerMetrics
+	(*FollowRequest)(nil),                           // 25: rep.v1.FollowRequest
+	(*FollowResponse)(nil),                          // 26: rep.v1.FollowResponse
+	(*LogLine)(nil),                                 // 27: rep.v1.LogLine
+	(*PerformRequest_LRPWork)(nil),                  // 28: rep.v1.PerformRequest.LRPWork
+	(*PerformRequest_TaskWork)(nil),                 // 29: rep.v1.PerformRequest.TaskWork
+	(*UpdateLRPInstanceRequest_InternalRoutes)(nil), // 30: rep.v1.UpdateLRPInstanceRequest.InternalRoutes
+	(*UpdateLRPInstanceRequest_MetricTags)(nil),     // 31: rep.v1.UpdateLRPInstanceRequest.MetricTags
+	nil,                            // 32: rep.v1.UpdateLRPInstanceRequest.MetricTags.MetricTagsEntry
+	nil,                            // 33: rep.v1.ContainerMetrics.TagsEntry
+	nil,                            // 34: rep.v1.LogLine.TagsEntry
+	(*v1.RootFSProvider)(nil),      // 35: workload.v1.RootFSProvider
+	(*v1.CellCapacity)(nil),        // 36: workload.v1.CellCapacity
+	(*timestamppb.Timestamp)(nil),  // 37: google.protobuf.Timestamp
+	(*v1.ActualLRPKey)(nil),        // 38: workload.v1.ActualLRPKey
+	(*v1.Resources)(nil),           // 39: workload.v1.Resources
+	(*v1.PlacementConstraint)(nil), // 40: workload.v1.PlacementConstraint
+	(*durationpb.Duration)(nil),    // 41: google.protobuf.Duration
 }
 var file_rep_v1_rep_proto_depIdxs = []int32{
-	31, // 0: rep.v1.StateResponse.rootfs_providers:type_name -> workload.v1.RootFSProvider
-	32, // 1: rep.v1.StateResponse.total_resources:type_name -> workload.v1.CellCapacity
-	32, // 2: rep.v1.StateResponse.available_resources:type_name -> workload.v1.CellCapacity
-	4,  // 3: rep.v1.StateResponse.lrps:type_name -> rep.v1.LRP
-	5,  // 4: rep.v1.StateResponse.tasks:type_name -> rep.v1.Task
-	33, // 5: rep.v1.LRP.key:type_name -> workload.v1.ActualLRPKey
-	34, // 6: rep.v1.LRP.resources:type_name -> workload.v1.Resources
-	35, // 7: rep.v1.LRP.placement:type_name -> workload.v1.PlacementConstraint
-	0,  // 8: rep.v1.LRP.state:type_name -> rep.v1.ContainerState
-	34, // 9: rep.v1.Task.resources:type_name -> workload.v1.Resources
-	35, // 10: rep.v1.Task.placement:type_name -> workload.v1.PlacementConstraint
-	0,  // 11: rep.v1.Task.state:type_name -> rep.v1.ContainerState
-	25, // 12: rep.v1.PerformRequest.lrps:type_name -> rep.v1.PerformRequest.LRPWork
-	26, // 13: rep.v1.PerformRequest.tasks:type_name -> rep.v1.PerformRequest.TaskWork
-	8,  // 14: rep.v1.PerformResponse.lrps:type_name -> rep.v1.WorkResult
-	8,  // 15: rep.v1.PerformResponse.tasks:type_name -> rep.v1.WorkResult
-	32, // 16: rep.v1.PerformResponse.available_resources:type_name -> workload.v1.CellCapacity
-	27, // 17: rep.v1.UpdateLRPInstanceRequest.internal_routes:type_name -> rep.v1.UpdateLRPInstanceRequest.InternalRoutes
-	28, // 18: rep.v1.UpdateLRPInstanceRequest.metric_tags:type_name -> rep.v1.UpdateLRPInstanceRequest.MetricTags
-	36, // 19: rep.v1.EvacuateResponse.deadline:type_name -> google.protobuf.Timestamp
-	21, // 20: rep.v1.ContainerMetricsResponse.containers:type_name -> rep.v1.ContainerMetrics
-	36, // 21: rep.v1.ContainerMetricsResponse.at:type_name -> google.protobuf.Timestamp
-	33, // 22: rep.v1.ContainerMetrics.key:type_name -> workload.v1.ActualLRPKey
-	37, // 23: rep.v1.ContainerMetrics.cpu_usage:type_name -> google.protobuf.Duration
-	37, // 24: rep.v1.ContainerMetrics.age:type_name -> google.protobuf.Duration
-	36, // 25: rep.v1.FollowRequest.since:type_name -> google.protobuf.Timestamp
-	24, // 26: rep.v1.FollowResponse.lines:type_name -> rep.v1.LogLine
-	36, // 27: rep.v1.LogLine.at:type_name -> google.protobuf.Timestamp
-	1,  // 28: rep.v1.LogLine.stream:type_name -> rep.v1.LogLine.Stream
-	30, // 29: rep.v1.LogLine.tags:type_name -> rep.v1.LogLine.TagsEntry
-	33, // 30: rep.v1.PerformRequest.LRPWork.key:type_name -> workload.v1.ActualLRPKey
-	34, // 31: rep.v1.PerformRequest.LRPWork.resources:type_name -> workload.v1.Resources
-	35, // 32: rep.v1.PerformRequest.LRPWork.placement:type_name -> workload.v1.PlacementConstraint
-	34, // 33: rep.v1.PerformRequest.TaskWork.resources:type_name -> workload.v1.Resources
-	35, // 34: rep.v1.PerformRequest.TaskWork.placement:type_name -> workload.v1.PlacementConstraint
-	29, // 35: rep.v1.UpdateLRPInstanceRequest.MetricTags.metric_tags:type_name -> rep.v1.UpdateLRPInstanceRequest.MetricTags.MetricTagsEntry
-	2,  // 36: rep.v1.Auction.State:input_type -> rep.v1.StateRequest
-	6,  // 37: rep.v1.Auction.Perform:input_type -> rep.v1.PerformRequest
-	9,  // 38: rep.v1.Instances.StopLRPInstance:input_type -> rep.v1.StopLRPInstanceRequest
-	11, // 39: rep.v1.Instances.UpdateLRPInstance:input_type -> rep.v1.UpdateLRPInstanceRequest
-	13, // 40: rep.v1.Instances.CancelTask:input_type -> rep.v1.CancelTaskRequest
-	15, // 41: rep.v1.Operation.Evacuate:input_type -> rep.v1.EvacuateRequest
-	17, // 42: rep.v1.Operation.Reset:input_type -> rep.v1.ResetRequest
-	19, // 43: rep.v1.Operation.ContainerMetrics:input_type -> rep.v1.ContainerMetricsRequest
-	22, // 44: rep.v1.Logs.Follow:input_type -> rep.v1.FollowRequest
-	3,  // 45: rep.v1.Auction.State:output_type -> rep.v1.StateResponse
-	7,  // 46: rep.v1.Auction.Perform:output_type -> rep.v1.PerformResponse
-	10, // 47: rep.v1.Instances.StopLRPInstance:output_type -> rep.v1.StopLRPInstanceResponse
-	12, // 48: rep.v1.Instances.UpdateLRPInstance:output_type -> rep.v1.UpdateLRPInstanceResponse
-	14, // 49: rep.v1.Instances.CancelTask:output_type -> rep.v1.CancelTaskResponse
-	16, // 50: rep.v1.Operation.Evacuate:output_type -> rep.v1.EvacuateResponse
-	18, // 51: rep.v1.Operation.Reset:output_type -> rep.v1.ResetResponse
-	20, // 52: rep.v1.Operation.ContainerMetrics:output_type -> rep.v1.ContainerMetricsResponse
-	23, // 53: rep.v1.Logs.Follow:output_type -> rep.v1.FollowResponse
-	45, // [45:54] is the sub-list for method output_type
-	36, // [36:45] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	35, // 0: rep.v1.StateResponse.rootfs_providers:type_name -> workload.v1.RootFSProvider
+	36, // 1: rep.v1.StateResponse.total_resources:type_name -> workload.v1.CellCapacity
+	36, // 2: rep.v1.StateResponse.available_resources:type_name -> workload.v1.CellCapacity
+	6,  // 3: rep.v1.StateResponse.lrps:type_name -> rep.v1.LRP
+	7,  // 4: rep.v1.StateResponse.tasks:type_name -> rep.v1.Task
+	5,  // 5: rep.v1.StateResponse.evacuation:type_name -> rep.v1.EvacuationProgress
+	37, // 6: rep.v1.EvacuationProgress.deadline:type_name -> google.protobuf.Timestamp
+	38, // 7: rep.v1.LRP.key:type_name -> workload.v1.ActualLRPKey
+	39, // 8: rep.v1.LRP.resources:type_name -> workload.v1.Resources
+	40, // 9: rep.v1.LRP.placement:type_name -> workload.v1.PlacementConstraint
+	0,  // 10: rep.v1.LRP.state:type_name -> rep.v1.ContainerState
+	39, // 11: rep.v1.Task.resources:type_name -> workload.v1.Resources
+	40, // 12: rep.v1.Task.placement:type_name -> workload.v1.PlacementConstraint
+	0,  // 13: rep.v1.Task.state:type_name -> rep.v1.ContainerState
+	28, // 14: rep.v1.PerformRequest.lrps:type_name -> rep.v1.PerformRequest.LRPWork
+	29, // 15: rep.v1.PerformRequest.tasks:type_name -> rep.v1.PerformRequest.TaskWork
+	10, // 16: rep.v1.PerformResponse.lrps:type_name -> rep.v1.WorkResult
+	10, // 17: rep.v1.PerformResponse.tasks:type_name -> rep.v1.WorkResult
+	36, // 18: rep.v1.PerformResponse.available_resources:type_name -> workload.v1.CellCapacity
+	30, // 19: rep.v1.UpdateLRPInstanceRequest.internal_routes:type_name -> rep.v1.UpdateLRPInstanceRequest.InternalRoutes
+	31, // 20: rep.v1.UpdateLRPInstanceRequest.metric_tags:type_name -> rep.v1.UpdateLRPInstanceRequest.MetricTags
+	37, // 21: rep.v1.EvacuateResponse.deadline:type_name -> google.protobuf.Timestamp
+	19, // 22: rep.v1.EvacuateResponse.containers:type_name -> rep.v1.EvacuatingContainer
+	38, // 23: rep.v1.EvacuatingContainer.key:type_name -> workload.v1.ActualLRPKey
+	1,  // 24: rep.v1.EvacuatingContainer.step:type_name -> rep.v1.EvacuationStep
+	24, // 25: rep.v1.ContainerMetricsResponse.containers:type_name -> rep.v1.ContainerMetrics
+	37, // 26: rep.v1.ContainerMetricsResponse.at:type_name -> google.protobuf.Timestamp
+	38, // 27: rep.v1.ContainerMetrics.key:type_name -> workload.v1.ActualLRPKey
+	41, // 28: rep.v1.ContainerMetrics.cpu_usage:type_name -> google.protobuf.Duration
+	41, // 29: rep.v1.ContainerMetrics.age:type_name -> google.protobuf.Duration
+	41, // 30: rep.v1.ContainerMetrics.cpu_entitlement:type_name -> google.protobuf.Duration
+	37, // 31: rep.v1.ContainerMetrics.spike_start:type_name -> google.protobuf.Timestamp
+	37, // 32: rep.v1.ContainerMetrics.spike_end:type_name -> google.protobuf.Timestamp
+	33, // 33: rep.v1.ContainerMetrics.tags:type_name -> rep.v1.ContainerMetrics.TagsEntry
+	37, // 34: rep.v1.FollowRequest.since:type_name -> google.protobuf.Timestamp
+	27, // 35: rep.v1.FollowResponse.lines:type_name -> rep.v1.LogLine
+	37, // 36: rep.v1.LogLine.at:type_name -> google.protobuf.Timestamp
+	2,  // 37: rep.v1.LogLine.stream:type_name -> rep.v1.LogLine.Stream
+	34, // 38: rep.v1.LogLine.tags:type_name -> rep.v1.LogLine.TagsEntry
+	38, // 39: rep.v1.PerformRequest.LRPWork.key:type_name -> workload.v1.ActualLRPKey
+	39, // 40: rep.v1.PerformRequest.LRPWork.resources:type_name -> workload.v1.Resources
+	40, // 41: rep.v1.PerformRequest.LRPWork.placement:type_name -> workload.v1.PlacementConstraint
+	39, // 42: rep.v1.PerformRequest.TaskWork.resources:type_name -> workload.v1.Resources
+	40, // 43: rep.v1.PerformRequest.TaskWork.placement:type_name -> workload.v1.PlacementConstraint
+	32, // 44: rep.v1.UpdateLRPInstanceRequest.MetricTags.metric_tags:type_name -> rep.v1.UpdateLRPInstanceRequest.MetricTags.MetricTagsEntry
+	3,  // 45: rep.v1.Auction.State:input_type -> rep.v1.StateRequest
+	8,  // 46: rep.v1.Auction.Perform:input_type -> rep.v1.PerformRequest
+	11, // 47: rep.v1.Instances.StopLRPInstance:input_type -> rep.v1.StopLRPInstanceRequest
+	13, // 48: rep.v1.Instances.UpdateLRPInstance:input_type -> rep.v1.UpdateLRPInstanceRequest
+	15, // 49: rep.v1.Instances.CancelTask:input_type -> rep.v1.CancelTaskRequest
+	17, // 50: rep.v1.Operation.Evacuate:input_type -> rep.v1.EvacuateRequest
+	20, // 51: rep.v1.Operation.Reset:input_type -> rep.v1.ResetRequest
+	22, // 52: rep.v1.Operation.ContainerMetrics:input_type -> rep.v1.ContainerMetricsRequest
+	25, // 53: rep.v1.Logs.Follow:input_type -> rep.v1.FollowRequest
+	4,  // 54: rep.v1.Auction.State:output_type -> rep.v1.StateResponse
+	9,  // 55: rep.v1.Auction.Perform:output_type -> rep.v1.PerformResponse
+	12, // 56: rep.v1.Instances.StopLRPInstance:output_type -> rep.v1.StopLRPInstanceResponse
+	14, // 57: rep.v1.Instances.UpdateLRPInstance:output_type -> rep.v1.UpdateLRPInstanceResponse
+	16, // 58: rep.v1.Instances.CancelTask:output_type -> rep.v1.CancelTaskResponse
+	18, // 59: rep.v1.Operation.Evacuate:output_type -> rep.v1.EvacuateResponse
+	21, // 60: rep.v1.Operation.Reset:output_type -> rep.v1.ResetResponse
+	23, // 61: rep.v1.Operation.ContainerMetrics:output_type -> rep.v1.ContainerMetricsResponse
+	26, // 62: rep.v1.Logs.Follow:output_type -> rep.v1.FollowResponse
+	54, // [54:63] is the sub-list for method output_type
+	45, // [45:54] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_rep_v1_rep_proto_init() }
@@ -2291,7 +2652,8 @@ func file_rep_v1_rep_proto_init() {
 	if File_rep_v1_rep_proto != nil {
 		return
 	}
-	file_rep_v1_rep_proto_msgTypes[20].OneofWrappers = []any{
+	file_rep_v1_rep_proto_msgTypes[21].OneofWrappers = []any{}
+	file_rep_v1_rep_proto_msgTypes[22].OneofWrappers = []any{
 		(*FollowRequest_ProcessGuid)(nil),
 		(*FollowRequest_InstanceGuid)(nil),
 		(*FollowRequest_TaskGuid)(nil),
@@ -2301,8 +2663,8 @@ func file_rep_v1_rep_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rep_v1_rep_proto_rawDesc), len(file_rep_v1_rep_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   29,
+			NumEnums:      3,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   4,
 		},
