@@ -48,6 +48,7 @@ var errNotActive = errors.New("the lock is not held")
 type Fleet interface {
 	Snapshot(ctx context.Context, since time.Time) (cells.Snapshot, error)
 	Perform(cellID string, works []*work.Work, done func(cells.Outcome))
+	Reservation(key work.Key, asked time.Time) cells.Reservation
 }
 
 // Config is what a Loop needs. All fields are required.
@@ -154,7 +155,7 @@ func (l *Loop) batch(ctx context.Context, withHeld bool) error {
 				break
 			}
 		}
-		b.pass(ctx, snapshot, pass == maxPasses)
+		b.pass(ctx, snapshot, pass)
 	}
 	for _, w := range b.left { // refused by cells to the last
 		l.cfg.Queue.Again(w)
@@ -194,6 +195,7 @@ type run struct {
 	cells                   int // on the last snapshot
 	placed, failed, unknown tally
 	held                    int
+	reserved                int // has its place already
 	deferred                int // cells whose answer the batch did not wait for
 }
 
@@ -210,8 +212,32 @@ func (t *tally) add(kind auction.Kind) {
 
 func (t *tally) any() bool { return t.lrps+t.tasks > 0 }
 
+// withoutReserved leaves out what a cell is about to begin with. The BBS asks again after half a minute for what has not
+// begun; where very much begins at once that is only slow, and a second place would make it slower still. What a cell was about
+// to begin with before it was asked for may have begun and ended since, so it waits for the next pass, which has fresh states.
+func (b *run) withoutReserved(works []*work.Work, first bool) []*work.Work {
+	now := make([]*work.Work, 0, len(works))
+	for _, w := range works {
+		switch b.loop.cfg.Fleet.Reservation(w.Key(), w.Asked) {
+		case cells.StillReserved:
+			b.reserved++
+			b.loop.metrics.reserved.Inc()
+			b.loop.cfg.Queue.Dropped(w)
+			continue
+		case cells.WasReserved:
+			if first {
+				b.left = append(b.left, w)
+				continue
+			}
+		case cells.NotReserved:
+		}
+		now = append(now, w)
+	}
+	return now
+}
+
 // pass decides what is left on one snapshot and hands it to the winners.
-func (b *run) pass(ctx context.Context, snapshot cells.Snapshot, last bool) {
+func (b *run) pass(ctx context.Context, snapshot cells.Snapshot, number int) {
 	l := b.loop
 	if !l.cfg.Active() {
 		return // the lock is gone; whoever has it now asks for all of this again
@@ -219,6 +245,10 @@ func (b *run) pass(ctx context.Context, snapshot cells.Snapshot, last bool) {
 	b.cells = len(snapshot.Cells)
 	works := b.left
 	b.left = nil
+	if works = b.withoutReserved(works, number == 1); len(works) == 0 {
+		return
+	}
+	last := number == maxPasses
 	items := make([]auction.Item, len(works))
 	for i, w := range works {
 		items[i] = w.Item
@@ -378,7 +408,7 @@ func (b *run) log(ctx context.Context) {
 		level = slog.LevelDebug // only held work, again
 	}
 	b.loop.cfg.Log.Log(ctx, level, "batch-scheduled", "lrps_placed", b.placed.lrps, "tasks_placed", b.placed.tasks,
-		"lrps_failed", b.failed.lrps, "tasks_failed", b.failed.tasks, "held", b.held, "unknown", b.unknown.lrps+b.unknown.tasks, "again", len(b.left), "unanswered_cells", b.deferred, "cells", b.cells,
+		"lrps_failed", b.failed.lrps, "tasks_failed", b.failed.tasks, "held", b.held, "reserved", b.reserved, "unknown", b.unknown.lrps+b.unknown.tasks, "again", len(b.left), "unanswered_cells", b.deferred, "cells", b.cells,
 		"scheduling_ms", b.scheduling.Milliseconds(), "total_ms", time.Since(b.started).Milliseconds())
 	if len(b.texts) == 0 {
 		return

@@ -131,6 +131,39 @@ func (r *rig) idle() bool {
 	return waiting+held+taken == 0
 }
 
+// TestLoopLeavesReservedWorkWhereItIs asks again for what a cell is about to begin with, as the BBS does after a while, and for
+// what had begun and ended before it was asked for again.
+func TestLoopLeavesReservedWorkWhereItIs(t *testing.T) {
+	t.Parallel()
+	world := simulationtest.New(t)
+	all := world.AddCells(2)
+	r := startRig(t, world, weight)
+
+	r.addLRP(lrp("app", 1, 0))
+	r.eventually("placed", func() bool { return total(lrpsOn(all)) == 1 && r.idle() })
+	placed := lrpsOn(all)
+	for range 3 {
+		r.addLRP(lrp("app", 1, 0))
+		r.eventually("settled", r.idle)
+		require.Equal(t, placed, lrpsOn(all), "the other cell, which is emptier, must not get it too")
+	}
+	require.InDelta(t, 3, testutil.ToFloat64(r.loop.metrics.reserved), 0)
+
+	holder := all[0]
+	if placed[holder.ID] == 0 {
+		holder = all[1]
+	}
+	holder.Clear() // it began and crashed, and the auctioneer has not asked since
+	r.addLRP(lrp("app", 1, 0))
+	r.eventually("placed anew, at once", func() bool { return total(lrpsOn(all)) == 1 && r.idle() })
+	require.InDelta(t, 3, testutil.ToFloat64(r.loop.metrics.reserved), 0)
+
+	all[0].RunAll()
+	all[1].RunAll()
+	r.addLRP(lrp("app", 1, 0))
+	r.eventually("a place beside an instance that runs", func() bool { return total(lrpsOn(all)) == 2 && r.idle() })
+}
+
 var weight = auction.Options{StartingWeight: 0.25}
 
 func TestLoopPlacesInstancesAndTasks(t *testing.T) {

@@ -15,7 +15,7 @@ type metrics struct {
 	taskStarted, taskFailed, taskUnknown prometheus.Counter
 	duration, scheduling, wait           prometheus.Histogram
 	size                                 prometheus.Histogram
-	unanswered                           prometheus.Counter
+	unanswered, reserved                 prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, q *Queue) metrics {
@@ -47,6 +47,7 @@ func newMetrics(reg prometheus.Registerer, q *Queue) metrics {
 		scheduling:  histogram("auctioneer_batch_scheduling_seconds", "Time of the decisions of a batch.", seconds),
 		wait:        histogram("auctioneer_wait_duration_seconds", "Time from a request to the acceptance by a cell.", seconds),
 		size:        histogram("auctioneer_batch_items", "Work decided by a batch.", prometheus.ExponentialBuckets(1, 4, 10)),
+		reserved:    counter("auctioneer_requests_reserved_total", "Requests for work that a cell was about to begin with; it keeps that place."),
 		unanswered:  counter("auctioneer_performs_unanswered_total", "Perform calls that a batch did not wait for."),
 	}
 }

@@ -78,6 +78,7 @@ type Fleet struct {
 	mu       sync.Mutex
 	closed   bool
 	members  map[string]*member
+	reserved reservations
 	listedAt time.Time
 }
 
@@ -87,7 +88,7 @@ func New(cfg Config) *Fleet {
 	f := &Fleet{
 		cfg: cfg, ctx: ctx, cancel: cancel,
 		workers: make(chan struct{}, max(1, cfg.Workers)),
-		members: map[string]*member{},
+		members: map[string]*member{}, reserved: reservations{},
 	}
 	f.metrics = newMetrics(cfg.Registry, f)
 	return f
@@ -192,6 +193,7 @@ func (f *Fleet) meet(c *bbsv1.Cell) {
 
 func (f *Fleet) drop(id string, m *member) {
 	delete(f.members, id)
+	f.reserved.replace(m, nil)
 	if err := m.conn.Close(); err != nil {
 		f.cfg.Log.Debug("cell-connection-not-closed", "cell_id", id, "error", err)
 	}
@@ -251,7 +253,11 @@ func (f *Fleet) learn(m *member, s *repv1.StateResponse, at time.Time) {
 	if m.known != nil {
 		before = m.known.Condition
 	}
+	known := m.known
 	m.learn(s, at)
+	if !s.GetUnchanged() || known == nil {
+		f.reserved.replace(m, reservedOn(s))
+	}
 	if after := m.known.Condition; after != before {
 		f.cfg.Log.Info("cell-condition-changed", "cell_id", m.id, "zone", m.known.Zone, "takes_work", after == auction.Open,
 			"evacuating", after == auction.Evacuating, "reason", s.GetReason())

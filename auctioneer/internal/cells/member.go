@@ -36,6 +36,8 @@ type member struct {
 		instances map[string]int
 		tasks     int
 	}
+	// reserved are its entries in Fleet.reserved.
+	reserved []work.Key
 
 	fetching     chan struct{} // closed at the end of the State call under way; nil if there is none
 	fetchStarted time.Time
@@ -157,13 +159,19 @@ func stateOf(s *repv1.StateResponse) auction.Cell {
 	if limit := s.GetStartingContainerLimit(); limit > 0 {
 		c.StartSlots = int(max(0, limit-s.GetStartingContainerCount()))
 	}
+	c.Condition = conditionOf(s)
+	return c
+}
+
+func conditionOf(s *repv1.StateResponse) auction.Condition {
 	switch {
 	case s.GetEvacuating():
-		c.Condition = auction.Evacuating
+		return auction.Evacuating
 	case !s.GetHealthy() || s.GetReason() != "":
-		c.Condition = auction.Unhealthy
+		return auction.Unhealthy
+	default:
+		return auction.Open
 	}
-	return c
 }
 
 func resources(c *workloadv1.CellCapacity) auction.Resources {

@@ -71,6 +71,9 @@ func (f *Fleet) perform(m *member, works []*work.Work) Outcome {
 	}
 	f.settle(m, func() {
 		m.takeBack(out.Refused)
+		if f.members[m.id] == m {
+			f.reserved.add(m, out.Accepted)
+		}
 		if free != nil && m.known != nil && m.performing == 0 {
 			c := *m.known
 			c.Available = resources(free)

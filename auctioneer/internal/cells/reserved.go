@@ -1,0 +1,82 @@
+package cells
+
+import (
+	"time"
+
+	"diego.internal/auctioneer/internal/auction"
+	"diego.internal/auctioneer/internal/work"
+	repv1 "diego.internal/proto/rep/v1"
+)
+
+// reservations tells which cell holds room for a piece of work that it has not begun with; if several do, the one that said
+// so last. Guarded by Fleet.mu.
+type reservations map[work.Key]*member
+
+// replace takes over what a member has reserved now.
+func (r reservations) replace(m *member, keys []work.Key) {
+	for _, key := range m.reserved {
+		if r[key] == m {
+			delete(r, key)
+		}
+	}
+	for _, key := range keys {
+		r[key] = m
+	}
+	m.reserved = keys
+}
+
+// add notes what a member has just accepted.
+func (r reservations) add(m *member, works []*work.Work) {
+	for _, w := range works {
+		r[w.Key()] = m
+		m.reserved = append(m.reserved, w.Key())
+	}
+}
+
+// Reservation says whether a cell holds room for a piece of work and has not begun with it.
+type Reservation int
+
+// The reservations.
+const (
+	// NotReserved work has no place on any cell that answers and takes work.
+	NotReserved Reservation = iota
+	// WasReserved work had one before the time in question; what has become of it, a fresh state tells.
+	WasReserved
+	// StillReserved work had its place at the time in question or later.
+	StillReserved
+)
+
+// Reservation tells about a piece of work that was asked for at a time. A cell gives unused room up by itself after a while (a
+// minute), so no work stays reserved for ever.
+func (f *Fleet) Reservation(key work.Key, asked time.Time) Reservation {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch m := f.reserved[key]; {
+	case m == nil:
+		return NotReserved
+	case m.trueAt.Before(asked):
+		return WasReserved
+	default:
+		return StillReserved
+	}
+}
+
+// reservedOn lists the work that has room on the cell and no container yet. A cell that takes no work may be about to lose what
+// it holds, so nothing of it counts.
+func reservedOn(s *repv1.StateResponse) []work.Key {
+	if conditionOf(s) != auction.Open {
+		return nil
+	}
+	var keys []work.Key
+	for _, l := range s.GetLrps() {
+		if l.GetState() == repv1.ContainerState_CONTAINER_STATE_RESERVED {
+			keys = append(keys, work.Key{Kind: auction.LRP, GUID: l.GetKey().GetProcessGuid(), Index: int(l.GetKey().GetIndex())})
+		}
+	}
+	for _, t := range s.GetTasks() {
+		if t.GetState() == repv1.ContainerState_CONTAINER_STATE_RESERVED {
+			keys = append(keys, work.Key{Kind: auction.Task, GUID: t.GetTaskGuid()})
+		}
+	}
+	return keys
+}
