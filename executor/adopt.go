@@ -52,6 +52,9 @@ func (c *Client) adopt(ctx context.Context) error {
 	if c.cache, err = c.openCache(keep); err != nil {
 		return err
 	}
+	if c.volumes, err = c.openVolumes(ctx, keep); err != nil {
+		return err
+	}
 	if err := c.removeStaleFolders(keep); err != nil {
 		return err
 	}
@@ -171,7 +174,10 @@ func Clean(ctx context.Context, cfg Config) error {
 	}
 	c := &Client{cfg: cfg, log: cfg.Log, engine: cfg.Engine}
 	problems := []error{c.destroyUnknown(ctx, map[string]bool{}), c.removeCheckContainers(ctx)}
-	for _, dir := range []string{"containers", "files", "credentials", "dependencies", "logs", "tmp"} {
+	if err := c.cleanVolumes(ctx); err != nil {
+		return errors.Join(append(problems, err)...) // what tells of them must stay until they are unmounted
+	}
+	for _, dir := range []string{"containers", "files", "credentials", "dependencies", volumesFolder, "logs", "tmp"} {
 		if err := os.RemoveAll(filepath.Join(cfg.StateDir, dir)); err != nil {
 			problems = append(problems, fmt.Errorf("removing state: %w", err))
 		}

@@ -90,7 +90,11 @@ func (n *node) build(ctx context.Context) (garden.Container, error) {
 	if err != nil {
 		return nil, &creationError{text: "failed to download cached artifacts", err: err}
 	}
-	spec, err := n.containerSpec(info, mounts)
+	volumes, err := n.mountVolumes(ctx, info.VolumeMounts)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := n.containerSpec(info, append(mounts, volumes...))
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package executor
 import (
 	"context"
 	"log/slog"
-	"slices"
 	"time"
 
 	"diego.internal/executor/container"
@@ -78,10 +77,6 @@ func (c *Client) Healthy() (bool, error) {
 	defer c.health.mu.Unlock()
 	return c.health.err == nil, c.health.err
 }
-
-// Restrictions are what the engine should do and cannot on this machine, such as confining the users of containers: one
-// sentence each, none on a sound machine. They do not make the cell unhealthy.
-func (c *Client) Restrictions() []string { return slices.Clone(c.restrictions) }
 
 // SetHealthy sets the health until the next check; nil means healthy.
 func (c *Client) SetHealthy(err error) {

@@ -32,6 +32,7 @@ import (
 	"diego.internal/executor/logs"
 	"diego.internal/executor/step"
 	"diego.internal/executor/transfer"
+	"diego.internal/executor/volume"
 )
 
 // Client owns the containers of one cell. Its methods may be called concurrently.
@@ -43,6 +44,7 @@ type Client struct {
 	logs      *logs.Store
 	cache     *cache.Cache
 	transfers *transfer.Client
+	volumes   *volume.Volumes
 	authority *identity.Authority // nil: containers get no certificates
 	http      *healthcheck.HTTP
 	counters  *Counters
@@ -184,6 +186,9 @@ func (c *Client) Run(ctx context.Context) error {
 	group.Go(func() error { return c.reap(ctx) })
 	group.Go(func() error { return c.watchEngine(ctx) })
 	group.Go(func() error { return c.rotateCredentials(ctx) })
+	if len(c.cfg.Volumes.DriverFolders) > 0 {
+		group.Go(func() error { return c.volumes.Run(ctx) })
+	}
 	return group.Wait()
 }
 

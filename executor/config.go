@@ -64,6 +64,9 @@ type Config struct {
 	// InstanceIdentity gives each container a certificate of its own.
 	InstanceIdentity InstanceIdentity `yaml:"instance_identity"`
 
+	// Volumes says where volume drivers are found.
+	Volumes VolumeConfig `yaml:"volumes"`
+
 	// CPUShares of a container of weight 100. Default 1,024.
 	CPUShares uint64 `yaml:"cpu_shares"`
 	// GraceTime is the time from SIGTERM to SIGKILL. Default and minimum 10 s.
@@ -153,6 +156,7 @@ func (c *Config) SetDefaults() {
 	def(&c.MaxInflatedBytes, 8<<30)
 	c.InstanceIdentity.SetDefaults()
 	c.SelfCheck.SetDefaults()
+	c.Volumes.SetDefaults()
 }
 
 func def[T comparable](field *T, value T) {

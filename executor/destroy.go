@@ -96,6 +96,7 @@ func (n *node) remove(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.releaseVolumes(ctx)
 	// Only now: while the engine may still have the container, what it shows must not change.
 	if err := c.cache.Release(n.handle); err != nil {
 		return fmt.Errorf("failed to cleanup bindmount artifacts: %w", err)

@@ -46,6 +46,8 @@ type (
 	ICMPInfo = container.ICMPInfo
 	// CachedDependency is an archive shown unpacked in the container.
 	CachedDependency = container.CachedDependency
+	// VolumeMount shows a volume of a driver in the container.
+	VolumeMount = container.VolumeMount
 	// File is a file to show in the container.
 	File = container.File
 	// InternalRoute is a host name for other containers.

@@ -3,6 +3,7 @@ package container
 import (
 	"errors"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -44,6 +45,8 @@ type RunInfo struct {
 	EgressRules        []EgressRule       `json:"egress_rules,omitempty"`
 	NetworkProperties  map[string]string  `json:"network_properties,omitempty"`
 	CachedDependencies []CachedDependency `json:"cached_dependencies,omitempty"`
+	// VolumeMounts are volumes of drivers of the cell.
+	VolumeMounts []VolumeMount `json:"volume_mounts,omitempty"`
 	// VolumeMountedFiles and those of all run actions appear read-only below /etc/cf-service-bindings.
 	VolumeMountedFiles []File `json:"volume_mounted_files,omitempty"`
 	// TrustedSystemCertificatesPath is where the cell's trusted certificates appear in the container; empty = nowhere.
@@ -157,6 +160,17 @@ type CachedDependency struct {
 	ChecksumValue     string `json:"checksum_value,omitempty"`
 }
 
+// VolumeMount shows a volume of a driver in the container.
+type VolumeMount struct {
+	Driver   string `json:"driver"`
+	VolumeID string `json:"volume_id"`
+	// Config is a JSON object for the driver, which may hold secrets; empty means none.
+	Config string `json:"config,omitempty"`
+	// Path in the container, absolute.
+	Path     string `json:"path"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
 // File is a file to show in the container; Path is "service/file".
 type File struct {
 	Path    string `json:"path"`
@@ -185,6 +199,11 @@ func (r *RunInfo) Validate() error {
 	}
 	if r.GraceTime != nil && *r.GraceTime < 0 {
 		problems = append(problems, fmt.Errorf("grace time %v is negative", *r.GraceTime))
+	}
+	for _, mount := range r.VolumeMounts {
+		if mount.Driver == "" || mount.VolumeID == "" || !path.IsAbs(mount.Path) {
+			problems = append(problems, fmt.Errorf("volume mount of %q at %q needs a driver, a volume and an absolute path", mount.VolumeID, mount.Path))
+		}
 	}
 	for name, action := range map[string]*Action{"setup": r.Setup, "monitor": r.Monitor} {
 		if action != nil {
@@ -242,13 +261,13 @@ func (r *RunInfo) Files() ([]File, error) {
 	contents := make(map[string]string, len(files))
 	unique := files[:0]
 	for _, file := range files {
-		path := strings.TrimPrefix(file.Path, "/")
-		content, known := contents[path]
+		name := strings.TrimPrefix(file.Path, "/")
+		content, known := contents[name]
 		if known && content != file.Content {
-			return nil, fmt.Errorf("two volume mounted files have the path %q", path)
+			return nil, fmt.Errorf("two volume mounted files have the path %q", name)
 		}
 		if !known {
-			contents[path] = file.Content
+			contents[name] = file.Content
 			unique = append(unique, file)
 		}
 	}
