@@ -95,7 +95,7 @@ func (r *Reconciler) claimAndRun(ctx context.Context, c executor.Container, key 
 		})
 	}
 	if changedMeanwhile(err) {
-		return nil
+		return r.giveBack(ctx, c, key, instance)
 	}
 	if err != nil {
 		// A definition that this cell cannot run counts as a crash, so that its reason shows and the back-off applies.
@@ -105,8 +105,7 @@ func (r *Reconciler) claimAndRun(ctx context.Context, c executor.Container, key 
 	return nil
 }
 
-// changedMeanwhile says that the reservation was stopped, ran out or was deleted while it was being dealt with. The event
-// of that change is on its way and settles the container.
+// changedMeanwhile says that the reservation was stopped, ran out or was deleted while it was being dealt with.
 func changedMeanwhile(err error) bool {
 	return errors.Is(err, executor.ErrInvalidTransition) || errors.Is(err, executor.ErrContainerNotFound)
 }
@@ -146,6 +145,11 @@ func (r *Reconciler) reportRunning(ctx context.Context, c executor.Container, ke
 func (r *Reconciler) reportEnd(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey) error {
 	if c.Result.Stopped {
 		return r.giveBack(ctx, c, key, instance)
+	}
+	if c.RunInfo == nil {
+		// A reservation that ran out before its turn. Its record waits for a cell, and to say so would keep the BBS from
+		// hearing of others. If a claim was made whose answer never came, the next round finds a record without a container.
+		return r.delete(ctx, c)
 	}
 	return r.crash(ctx, c, key, instance, translate.CrashReason(c))
 }

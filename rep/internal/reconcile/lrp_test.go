@@ -1,10 +1,12 @@
 package reconcile
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -236,8 +238,8 @@ func TestReconcilerReportsARunningInstanceOnce(t *testing.T) {
 	})
 }
 
-// TestReconcilerLeavesWhatChangedMeanwhile stops a reservation while the BBS is asked for what to run in it.
-func TestReconcilerLeavesWhatChangedMeanwhile(t *testing.T) {
+// TestReconcilerGivesBackWhatChangedMeanwhile stops a reservation while the BBS is asked for what to run in it.
+func TestReconcilerGivesBackWhatChangedMeanwhile(t *testing.T) {
 	t.Parallel()
 	inCell(t, func(b *testbed) {
 		t := b.t
@@ -248,8 +250,28 @@ func TestReconcilerLeavesWhatChangedMeanwhile(t *testing.T) {
 		}
 		after, err := b.settle(testInstance, nil)
 		require.NoError(t, err)
-		require.Equal(t, "completed, stopped", after)
-		require.Equal(t, "claim fetch", b.bbs.took(), "a stop is no crash")
+		require.Equal(t, "deleted", after)
+		require.Equal(t, "claim fetch remove", b.bbs.took(), "a stop is no crash, and the claim must not outlive the container")
+	})
+}
+
+// TestReconcilerDropsWhatExpired lets a reservation run out before its turn comes. The BBS has nothing to be told: its record
+// waits for a cell.
+func TestReconcilerDropsWhatExpired(t *testing.T) {
+	t.Parallel()
+	inCell(t, func(b *testbed) {
+		t := b.t
+		b.reserveLRP()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		require.NoError(t, b.exec.Run(ctx))
+		c, err := b.exec.GetContainer(testInstance)
+		require.NoError(t, err)
+		require.Equal(t, executor.StateCompleted, c.State)
+		after, err := b.settle(testInstance, nil)
+		require.NoError(t, err)
+		require.Equal(t, "deleted", after)
+		require.Empty(t, b.bbs.took())
 	})
 }
 

@@ -6,23 +6,33 @@ import (
 )
 
 // queue runs operations keyed by what they are about: those of one key one after the other, and of those that wait for
-// the same key only the newest. Different keys run concurrently, up to the width.
+// the same key only the newest. Different keys run concurrently, up to the width, and get their turns in order. What waits
+// costs no goroutine: a cell may have very much to begin at once.
 type queue struct {
-	slots chan struct{}
+	width int
 
-	mu   sync.Mutex
-	idle sync.Cond             // on mu; signalled when keys becomes empty
-	keys map[string]*operation // guarded by mu; what waits behind the running operation of a key, nil if nothing does
+	mu      sync.Mutex
+	idle    sync.Cond        // on mu; signalled when lines becomes empty
+	workers int              // goroutines that run operations, at most width
+	lines   map[string]*line // by key; those with an operation that waits or runs
+	ready   []*line          // those with an operation that waits and none that runs, in order
+}
+
+// line is what one key has to do.
+type line struct {
+	key     string
+	next    *operation // nil if nothing waits
+	running bool
 }
 
 // operation is one submitted function. Over is closed when it has ended or will never run.
 type operation struct {
-	run  func(context.Context)
+	run  func()
 	over chan struct{}
 }
 
 func newQueue(width int) *queue {
-	q := &queue{slots: make(chan struct{}, width), keys: map[string]*operation{}}
+	q := &queue{width: width, lines: map[string]*line{}}
 	q.idle.L = &q.mu
 	return q
 }
@@ -30,58 +40,64 @@ func newQueue(width int) *queue {
 // submit never blocks. The operation does not run if ctx ends first, or if a newer one of the key comes before its turn.
 // The channel is closed when it has run or will not any more.
 func (q *queue) submit(ctx context.Context, key string, run func(context.Context)) <-chan struct{} {
-	next := &operation{run: run, over: make(chan struct{})}
+	next := &operation{over: make(chan struct{}), run: func() {
+		if ctx.Err() == nil {
+			run(ctx)
+		}
+	}}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	waiting, busy := q.keys[key]
-	if !busy {
-		q.keys[key] = nil
-		go q.work(ctx, key, next)
-		return next.over
+	l := q.lines[key]
+	if l == nil {
+		l = &line{key: key}
+		q.lines[key] = l
 	}
-	if waiting != nil {
-		close(waiting.over)
+	overtaken := l.next
+	l.next = next
+	if overtaken != nil {
+		close(overtaken.over)
+	} else if !l.running {
+		q.ready = append(q.ready, l)
+		if q.workers < q.width {
+			q.workers++
+			go q.work()
+		}
 	}
-	q.keys[key] = next
 	return next.over
 }
 
-// work runs the operations of a key until none waits.
-func (q *queue) work(ctx context.Context, key string, current *operation) {
-	for current != nil {
-		select {
-		case q.slots <- struct{}{}:
-			if ctx.Err() == nil {
-				current.run(ctx)
-			}
-			<-q.slots
-		case <-ctx.Done():
-		}
-		close(current.over)
-		current = q.next(key)
-	}
-}
-
-func (q *queue) next(key string) *operation {
+// work runs operations until none is ready.
+func (q *queue) work() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	current := q.keys[key]
-	if current == nil {
-		delete(q.keys, key)
-		if len(q.keys) == 0 {
+	for len(q.ready) > 0 {
+		l := q.ready[0]
+		q.ready[0] = nil
+		q.ready = q.ready[1:]
+		current := l.next
+		l.next, l.running = nil, true
+		q.mu.Unlock()
+		current.run()
+		close(current.over)
+		q.mu.Lock()
+		l.running = false
+		if l.next != nil {
+			q.ready = append(q.ready, l)
+			continue
+		}
+		delete(q.lines, l.key)
+		if len(q.lines) == 0 {
 			q.idle.Broadcast()
 		}
-		return nil
 	}
-	q.keys[key] = nil
-	return current
+	q.workers--
 }
 
 // wait blocks until no operation runs or waits.
 func (q *queue) wait() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for len(q.keys) > 0 {
+	for len(q.lines) > 0 {
 		q.idle.Wait()
 	}
 }

@@ -36,7 +36,7 @@ func TestQueueKeepsTheNewestOfAKey(t *testing.T) {
 		require.Equal(t, []int{10, 1, 3}, ran)
 		require.True(t, isClosed(first))
 		require.True(t, isClosed(third))
-		require.Empty(t, q.keys, "an idle key costs nothing")
+		require.Empty(t, q.lines, "an idle key costs nothing")
 	})
 }
 
