@@ -123,7 +123,7 @@ func New(o Options) (*Server, error) {
 	}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	s.grpc = grpc.NewServer(s.options(o)...)
-	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	grpc_health_v1.RegisterHealthServer(s.grpc, introduced{s.health})
 	reflection.Register(s.grpc)
 
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", o.Listen)

@@ -18,9 +18,11 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/dynamicpb"
 
+	"diego.internal/servicekit/config"
 	"diego.internal/servicekit/fault"
 	"diego.internal/servicekit/grpcclient"
 	"diego.internal/servicekit/grpcserver"
@@ -179,9 +181,14 @@ func TestServerRefusesConnectionsWithoutMutualTLS(t *testing.T) {
 func TestHealthAndReflectionAreOpenToEveryRole(t *testing.T) {
 	t.Parallel()
 	f := start(t, &echo.Server{})
-	resp, err := grpc_health_v1.NewHealthClient(f.as(t, mtls.RoleRouter)).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: "echo.v1"})
+	var header metadata.MD
+	resp, err := grpc_health_v1.NewHealthClient(f.as(t, mtls.RoleRouter)).Check(t.Context(), &grpc_health_v1.HealthCheckRequest{Service: "echo.v1"}, grpc.Header(&header))
 	require.NoError(t, err)
 	require.Equal(t, grpc_health_v1.HealthCheckResponse_SERVING, resp.GetStatus())
+	require.Equal(t, []string{config.BuildVersion()}, header.Get(grpcserver.HeaderVersion), "it says which release it is")
+	clock, err := time.Parse(time.RFC3339Nano, header.Get(grpcserver.HeaderTime)[0])
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), clock, time.Minute)
 }
 
 func TestServerNamesEveryBadField(t *testing.T) {
