@@ -6,6 +6,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"diego.internal/bbs/internal/lrp"
 	"diego.internal/bbs/internal/store"
@@ -31,13 +32,22 @@ func (w *watcher) Watch(req *bbsv1.WatchRequest, stream grpc.ServerStreamingServ
 	if err != nil {
 		return err
 	}
-	f := &follower{watcher: w, req: req, stream: stream, filter: filter}
+	f := &follower{watcher: w, req: req, stream: stream, filter: filter, newest: view.Revision()}
 	position := view.Revision()
 	switch start := req.GetStart().(type) {
 	case *bbsv1.WatchRequest_AfterRevision:
 		position = start.AfterRevision
 	case *bbsv1.WatchRequest_Snapshot:
 		if err := f.snapshot(view, bbsv1.WatchResponse_REASON_REQUESTED); err != nil {
+			return err
+		}
+	case *bbsv1.WatchRequest_Since:
+		after, complete, err := w.Store.LogSince(stream.Context(), start.Since.AsTime())
+		if err != nil {
+			return err
+		}
+		position = after
+		if err := f.send(&bbsv1.WatchResponse_Bookmark{Revision: after, CompleteSince: timestamppb.New(complete)}); err != nil {
 			return err
 		}
 	default:
@@ -87,6 +97,8 @@ type follower struct {
 	req    *bbsv1.WatchRequest
 	stream grpc.ServerStreamingServer[bbsv1.WatchResponse]
 	filter watch.Filter
+	// newest is the revision when the watch began, at which a reader of history ends.
+	newest uint64
 }
 
 // follow sends what comes after a revision.
@@ -113,8 +125,12 @@ func (f *follower) followFrom(position uint64) error {
 		return err
 	}
 	defer cursor.Close()
+	idle := f.BookmarkInterval
+	if f.req.GetUntilNewest() {
+		idle = 0 // the first pause is the end
+	}
 	for {
-		batch, err := cursor.Next(f.stream.Context(), f.BookmarkInterval)
+		batch, err := cursor.Next(f.stream.Context(), idle)
 		serving := f.Store.Serving()
 		switch {
 		case err != nil:
@@ -129,13 +145,21 @@ func (f *follower) followFrom(position uint64) error {
 		if err != nil {
 			return err
 		}
+		if f.req.GetUntilNewest() && cursor.Position() >= f.newest {
+			if batch == nil {
+				return nil
+			}
+			return f.bookmark(cursor.Position())
+		}
 	}
 }
 
 func (f *follower) bookmark(revision uint64) error {
-	return f.stream.Send(&bbsv1.WatchResponse{
-		Message: &bbsv1.WatchResponse_Bookmark_{Bookmark: &bbsv1.WatchResponse_Bookmark{Revision: revision}},
-	})
+	return f.send(&bbsv1.WatchResponse_Bookmark{Revision: revision})
+}
+
+func (f *follower) send(bookmark *bbsv1.WatchResponse_Bookmark) error {
+	return f.stream.Send(&bbsv1.WatchResponse{Message: &bbsv1.WatchResponse_Bookmark_{Bookmark: bookmark}})
 }
 
 func (f *follower) changes(batch *watch.Batch) error {

@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -10,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"diego.internal/bbs/internal/lrp"
 	"diego.internal/bbs/internal/store"
@@ -127,6 +130,55 @@ func TestWatchAfterTruncationSendsASnapshot(t *testing.T) {
 	_, err = refusing.Recv()
 	require.Equal(t, codes.OutOfRange, fault.Code(err))
 	require.Equal(t, "RevisionTooOld", fault.Reason(err))
+}
+
+// TestWatchSinceATime reads history: where it begins, what happened since, and the end.
+func TestWatchSinceATime(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	for i := range 3 {
+		h.desire(fmt.Sprint("app-", i), 1)
+	}
+	day := 24 * time.Hour
+	_, err := h.pool.Exec(t.Context(), `update batch_log set at = at - interval '1 day' where revision < 3`)
+	require.NoError(t, err)
+	history := func(age time.Duration, guids ...string) (start *bbsv1.WatchResponse_Bookmark, revisions []uint64) {
+		t.Helper()
+		stream := h.watch(h.operator(), &bbsv1.WatchRequest{
+			Start: &bbsv1.WatchRequest_Since{Since: timestamppb.New(time.Now().Add(-age))}, ProcessGuids: guids, UntilNewest: true,
+		})
+		for {
+			m, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return start, revisions
+			}
+			require.NoError(t, err)
+			if changes := m.GetChanges(); changes != nil {
+				revisions = append(revisions, changes.GetRevision())
+			} else if start == nil {
+				start = m.GetBookmark()
+			}
+		}
+	}
+	start, revisions := history(time.Hour)
+	require.Equal(t, uint64(2), start.GetRevision())
+	require.WithinDuration(t, time.Now().Add(-time.Hour), start.GetCompleteSince().AsTime(), time.Minute)
+	require.Equal(t, []uint64{3}, revisions)
+	start, revisions = history(2 * day)
+	require.Zero(t, start.GetRevision())
+	require.WithinDuration(t, time.Now().Add(-2*day), start.GetCompleteSince().AsTime(), time.Minute, "before the first revision nothing happened")
+	require.Equal(t, []uint64{1, 2, 3}, revisions)
+	_, revisions = history(2*day, "app-1")
+	require.Equal(t, []uint64{2}, revisions)
+	start, revisions = history(0)
+	require.Equal(t, uint64(3), start.GetRevision())
+	require.Empty(t, revisions)
+
+	h.store.Watch().Reset(3)
+	h.truncateArchive(1)
+	start, revisions = history(2 * day)
+	require.WithinDuration(t, time.Now().Add(-day), start.GetCompleteSince().AsTime(), time.Minute, "the log says how far back it reaches")
+	require.Equal(t, []uint64{2, 3}, revisions)
 }
 
 // readSnapshot reads what follows the start of a snapshot up to its end.

@@ -212,6 +212,28 @@ func (s *Store) ReadLog(ctx context.Context, after uint64, limit int) ([]*watch.
 	return batches, nil
 }
 
+// LogSince returns the revision after which the log has everything that was committed at since or later, and from when on
+// that is complete: since itself, or the time of the oldest batch if the log does not reach back so far.
+func (s *Store) LogSince(ctx context.Context, since time.Time) (after uint64, complete time.Time, err error) {
+	var first, oldest *int64
+	var oldestAt *time.Time
+	err = s.pool.QueryRow(ctx, `select (select revision from batch_log where at >= $1 order by revision limit 1) as first, revision, at
+		from batch_log order by revision limit 1`, since).Scan(&first, &oldest, &oldestAt)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return s.watch.Newest(), since, nil // of a database without batches
+	case err != nil:
+		return 0, time.Time{}, s.readError(err, watch.ErrTruncated, "looking for a time in the log")
+	case first == nil:
+		return s.watch.Newest(), since, nil
+	}
+	after, complete = unsigned(*first)-1, since
+	if *oldest > 1 && *first == *oldest && oldestAt.After(since) {
+		complete = *oldestAt
+	}
+	return min(after, s.watch.Newest()), complete, nil
+}
+
 // applyLogged applies one batch of the active BBS to the state of this one.
 func (s *Store) applyLogged(l *loggedBatch) error {
 	e, err := decodeEntry(l.plain)

@@ -138,6 +138,7 @@ type WatchRequest struct {
 	//
 	//	*WatchRequest_AfterRevision
 	//	*WatchRequest_Snapshot
+	//	*WatchRequest_Since
 	Start isWatchRequest_Start `protobuf_oneof:"start"`
 	// Empty means all.
 	Kinds []WatchKind `protobuf:"varint,3,rep,packed,name=kinds,proto3,enum=bbs.v1.WatchKind" json:"kinds,omitempty"`
@@ -147,8 +148,10 @@ type WatchRequest struct {
 	Domain       string   `protobuf:"bytes,6,opt,name=domain,proto3" json:"domain,omitempty"`
 	// Answer RevisionTooOld instead of sending a snapshot nobody asked for.
 	RefuseSnapshot bool `protobuf:"varint,7,opt,name=refuse_snapshot,json=refuseSnapshot,proto3" json:"refuse_snapshot,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// End the stream, with a bookmark, once everything up to the newest revision has been sent: for readers of history.
+	UntilNewest   bool `protobuf:"varint,9,opt,name=until_newest,json=untilNewest,proto3" json:"until_newest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WatchRequest) Reset() {
@@ -206,6 +209,15 @@ func (x *WatchRequest) GetSnapshot() bool {
 	return false
 }
 
+func (x *WatchRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Start.(*WatchRequest_Since); ok {
+			return x.Since
+		}
+	}
+	return nil
+}
+
 func (x *WatchRequest) GetKinds() []WatchKind {
 	if x != nil {
 		return x.Kinds
@@ -241,6 +253,13 @@ func (x *WatchRequest) GetRefuseSnapshot() bool {
 	return false
 }
 
+func (x *WatchRequest) GetUntilNewest() bool {
+	if x != nil {
+		return x.UntilNewest
+	}
+	return false
+}
+
 type isWatchRequest_Start interface {
 	isWatchRequest_Start()
 }
@@ -255,9 +274,17 @@ type WatchRequest_Snapshot struct {
 	Snapshot bool `protobuf:"varint,2,opt,name=snapshot,proto3,oneof"`
 }
 
+type WatchRequest_Since struct {
+	// After the newest revision that was committed before this time, or as far back as the log reaches. The first message
+	// is a bookmark that says how far that is.
+	Since *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=since,proto3,oneof"`
+}
+
 func (*WatchRequest_AfterRevision) isWatchRequest_Start() {}
 
 func (*WatchRequest_Snapshot) isWatchRequest_Start() {}
+
+func (*WatchRequest_Since) isWatchRequest_Start() {}
 
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1413,8 +1440,10 @@ func (x *WatchResponse_Changes) GetEvents() []*Event {
 
 // Nothing that the filters let through happened up to this revision. Sent at least every 10 s.
 type WatchResponse_Bookmark struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Only in the first message of a watch since a time: everything that was committed after this is in the log.
+	CompleteSince *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=complete_since,json=completeSince,proto3" json:"complete_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1456,20 +1485,29 @@ func (x *WatchResponse_Bookmark) GetRevision() uint64 {
 	return 0
 }
 
+func (x *WatchResponse_Bookmark) GetCompleteSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CompleteSince
+	}
+	return nil
+}
+
 var File_bbs_v1_watch_proto protoreflect.FileDescriptor
 
 const file_bbs_v1_watch_proto_rawDesc = "" +
 	"\n" +
-	"\x12bbs/v1/watch.proto\x12\x06bbs.v1\x1a\x14bbs/v1/domains.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dworkload/v1/actual_lrps.proto\x1a\x1eworkload/v1/desired_lrps.proto\x1a\x17workload/v1/tasks.proto\"\xbf\x02\n" +
+	"\x12bbs/v1/watch.proto\x12\x06bbs.v1\x1a\x14bbs/v1/domains.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dworkload/v1/actual_lrps.proto\x1a\x1eworkload/v1/desired_lrps.proto\x1a\x17workload/v1/tasks.proto\"\x96\x03\n" +
 	"\fWatchRequest\x12'\n" +
 	"\x0eafter_revision\x18\x01 \x01(\x04H\x00R\rafterRevision\x12%\n" +
-	"\bsnapshot\x18\x02 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\bsnapshot\x128\n" +
+	"\bsnapshot\x18\x02 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\bsnapshot\x122\n" +
+	"\x05since\x18\b \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x05since\x128\n" +
 	"\x05kinds\x18\x03 \x03(\x0e2\x11.bbs.v1.WatchKindB\x0f\xbaH\f\x92\x01\t\"\a\x82\x01\x04\x10\x01 \x00R\x05kinds\x12!\n" +
 	"\acell_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06cellId\x12.\n" +
 	"\rprocess_guids\x18\x05 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x90NR\fprocessGuids\x12 \n" +
 	"\x06domain\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06domain\x12'\n" +
-	"\x0frefuse_snapshot\x18\a \x01(\bR\x0erefuseSnapshotB\a\n" +
-	"\x05start\"\xff\a\n" +
+	"\x0frefuse_snapshot\x18\a \x01(\bR\x0erefuseSnapshot\x12!\n" +
+	"\funtil_newest\x18\t \x01(\bR\vuntilNewestB\a\n" +
+	"\x05start\"\xc2\b\n" +
 	"\rWatchResponse\x12L\n" +
 	"\x0esnapshot_start\x18\x01 \x01(\v2#.bbs.v1.WatchResponse.SnapshotStartH\x00R\rsnapshotStart\x12L\n" +
 	"\x0esnapshot_chunk\x18\x02 \x01(\v2#.bbs.v1.WatchResponse.SnapshotChunkH\x00R\rsnapshotChunk\x12F\n" +
@@ -1491,9 +1529,10 @@ const file_bbs_v1_watch_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12=\n" +
 	"\fcommitted_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\x12%\n" +
-	"\x06events\x18\x04 \x03(\v2\r.bbs.v1.EventR\x06events\x1a&\n" +
+	"\x06events\x18\x04 \x03(\v2\r.bbs.v1.EventR\x06events\x1ai\n" +
 	"\bBookmark\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x04R\brevision\"P\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12A\n" +
+	"\x0ecomplete_since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rcompleteSince\"P\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_REQUESTED\x10\x01\x12\x18\n" +
@@ -1594,62 +1633,64 @@ var file_bbs_v1_watch_proto_goTypes = []any{
 	(*WatchResponse_SnapshotEnd)(nil),   // 18: bbs.v1.WatchResponse.SnapshotEnd
 	(*WatchResponse_Changes)(nil),       // 19: bbs.v1.WatchResponse.Changes
 	(*WatchResponse_Bookmark)(nil),      // 20: bbs.v1.WatchResponse.Bookmark
-	(*v1.SchedulingInfo)(nil),           // 21: workload.v1.SchedulingInfo
-	(*v1.ActualLRP)(nil),                // 22: workload.v1.ActualLRP
-	(*v1.ActualLRPKey)(nil),             // 23: workload.v1.ActualLRPKey
-	(*v1.ActualLRPInstanceKey)(nil),     // 24: workload.v1.ActualLRPInstanceKey
-	(*timestamppb.Timestamp)(nil),       // 25: google.protobuf.Timestamp
+	(*timestamppb.Timestamp)(nil),       // 21: google.protobuf.Timestamp
+	(*v1.SchedulingInfo)(nil),           // 22: workload.v1.SchedulingInfo
+	(*v1.ActualLRP)(nil),                // 23: workload.v1.ActualLRP
+	(*v1.ActualLRPKey)(nil),             // 24: workload.v1.ActualLRPKey
+	(*v1.ActualLRPInstanceKey)(nil),     // 25: workload.v1.ActualLRPInstanceKey
 	(*v1.Task)(nil),                     // 26: workload.v1.Task
 	(*Domain)(nil),                      // 27: bbs.v1.Domain
 }
 var file_bbs_v1_watch_proto_depIdxs = []int32{
-	0,  // 0: bbs.v1.WatchRequest.kinds:type_name -> bbs.v1.WatchKind
-	16, // 1: bbs.v1.WatchResponse.snapshot_start:type_name -> bbs.v1.WatchResponse.SnapshotStart
-	17, // 2: bbs.v1.WatchResponse.snapshot_chunk:type_name -> bbs.v1.WatchResponse.SnapshotChunk
-	18, // 3: bbs.v1.WatchResponse.snapshot_end:type_name -> bbs.v1.WatchResponse.SnapshotEnd
-	19, // 4: bbs.v1.WatchResponse.changes:type_name -> bbs.v1.WatchResponse.Changes
-	20, // 5: bbs.v1.WatchResponse.bookmark:type_name -> bbs.v1.WatchResponse.Bookmark
-	5,  // 6: bbs.v1.Event.desired_lrp_created:type_name -> bbs.v1.DesiredLRPCreated
-	6,  // 7: bbs.v1.Event.desired_lrp_changed:type_name -> bbs.v1.DesiredLRPChanged
-	7,  // 8: bbs.v1.Event.desired_lrp_removed:type_name -> bbs.v1.DesiredLRPRemoved
-	8,  // 9: bbs.v1.Event.actual_lrp_instance_created:type_name -> bbs.v1.ActualLRPInstanceCreated
-	9,  // 10: bbs.v1.Event.actual_lrp_instance_changed:type_name -> bbs.v1.ActualLRPInstanceChanged
-	10, // 11: bbs.v1.Event.actual_lrp_instance_removed:type_name -> bbs.v1.ActualLRPInstanceRemoved
-	11, // 12: bbs.v1.Event.actual_lrp_crashed:type_name -> bbs.v1.ActualLRPCrashed
-	12, // 13: bbs.v1.Event.task_created:type_name -> bbs.v1.TaskCreated
-	13, // 14: bbs.v1.Event.task_changed:type_name -> bbs.v1.TaskChanged
-	14, // 15: bbs.v1.Event.task_removed:type_name -> bbs.v1.TaskRemoved
-	15, // 16: bbs.v1.Event.domain_changed:type_name -> bbs.v1.DomainChanged
-	21, // 17: bbs.v1.DesiredLRPCreated.desired_lrp:type_name -> workload.v1.SchedulingInfo
-	21, // 18: bbs.v1.DesiredLRPChanged.before:type_name -> workload.v1.SchedulingInfo
-	21, // 19: bbs.v1.DesiredLRPChanged.after:type_name -> workload.v1.SchedulingInfo
-	21, // 20: bbs.v1.DesiredLRPRemoved.desired_lrp:type_name -> workload.v1.SchedulingInfo
-	22, // 21: bbs.v1.ActualLRPInstanceCreated.actual_lrp:type_name -> workload.v1.ActualLRP
-	22, // 22: bbs.v1.ActualLRPInstanceChanged.before:type_name -> workload.v1.ActualLRP
-	22, // 23: bbs.v1.ActualLRPInstanceChanged.after:type_name -> workload.v1.ActualLRP
-	22, // 24: bbs.v1.ActualLRPInstanceRemoved.actual_lrp:type_name -> workload.v1.ActualLRP
-	23, // 25: bbs.v1.ActualLRPCrashed.key:type_name -> workload.v1.ActualLRPKey
-	24, // 26: bbs.v1.ActualLRPCrashed.instance_key:type_name -> workload.v1.ActualLRPInstanceKey
-	25, // 27: bbs.v1.ActualLRPCrashed.since:type_name -> google.protobuf.Timestamp
-	26, // 28: bbs.v1.TaskCreated.task:type_name -> workload.v1.Task
-	26, // 29: bbs.v1.TaskChanged.before:type_name -> workload.v1.Task
-	26, // 30: bbs.v1.TaskChanged.after:type_name -> workload.v1.Task
-	26, // 31: bbs.v1.TaskRemoved.task:type_name -> workload.v1.Task
-	27, // 32: bbs.v1.DomainChanged.domain:type_name -> bbs.v1.Domain
-	1,  // 33: bbs.v1.WatchResponse.SnapshotStart.reason:type_name -> bbs.v1.WatchResponse.Reason
-	21, // 34: bbs.v1.WatchResponse.SnapshotChunk.desired_lrps:type_name -> workload.v1.SchedulingInfo
-	22, // 35: bbs.v1.WatchResponse.SnapshotChunk.actual_lrps:type_name -> workload.v1.ActualLRP
-	26, // 36: bbs.v1.WatchResponse.SnapshotChunk.tasks:type_name -> workload.v1.Task
-	27, // 37: bbs.v1.WatchResponse.SnapshotChunk.domains:type_name -> bbs.v1.Domain
-	25, // 38: bbs.v1.WatchResponse.Changes.committed_at:type_name -> google.protobuf.Timestamp
-	4,  // 39: bbs.v1.WatchResponse.Changes.events:type_name -> bbs.v1.Event
-	2,  // 40: bbs.v1.Watch.Watch:input_type -> bbs.v1.WatchRequest
-	3,  // 41: bbs.v1.Watch.Watch:output_type -> bbs.v1.WatchResponse
-	41, // [41:42] is the sub-list for method output_type
-	40, // [40:41] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	21, // 0: bbs.v1.WatchRequest.since:type_name -> google.protobuf.Timestamp
+	0,  // 1: bbs.v1.WatchRequest.kinds:type_name -> bbs.v1.WatchKind
+	16, // 2: bbs.v1.WatchResponse.snapshot_start:type_name -> bbs.v1.WatchResponse.SnapshotStart
+	17, // 3: bbs.v1.WatchResponse.snapshot_chunk:type_name -> bbs.v1.WatchResponse.SnapshotChunk
+	18, // 4: bbs.v1.WatchResponse.snapshot_end:type_name -> bbs.v1.WatchResponse.SnapshotEnd
+	19, // 5: bbs.v1.WatchResponse.changes:type_name -> bbs.v1.WatchResponse.Changes
+	20, // 6: bbs.v1.WatchResponse.bookmark:type_name -> bbs.v1.WatchResponse.Bookmark
+	5,  // 7: bbs.v1.Event.desired_lrp_created:type_name -> bbs.v1.DesiredLRPCreated
+	6,  // 8: bbs.v1.Event.desired_lrp_changed:type_name -> bbs.v1.DesiredLRPChanged
+	7,  // 9: bbs.v1.Event.desired_lrp_removed:type_name -> bbs.v1.DesiredLRPRemoved
+	8,  // 10: bbs.v1.Event.actual_lrp_instance_created:type_name -> bbs.v1.ActualLRPInstanceCreated
+	9,  // 11: bbs.v1.Event.actual_lrp_instance_changed:type_name -> bbs.v1.ActualLRPInstanceChanged
+	10, // 12: bbs.v1.Event.actual_lrp_instance_removed:type_name -> bbs.v1.ActualLRPInstanceRemoved
+	11, // 13: bbs.v1.Event.actual_lrp_crashed:type_name -> bbs.v1.ActualLRPCrashed
+	12, // 14: bbs.v1.Event.task_created:type_name -> bbs.v1.TaskCreated
+	13, // 15: bbs.v1.Event.task_changed:type_name -> bbs.v1.TaskChanged
+	14, // 16: bbs.v1.Event.task_removed:type_name -> bbs.v1.TaskRemoved
+	15, // 17: bbs.v1.Event.domain_changed:type_name -> bbs.v1.DomainChanged
+	22, // 18: bbs.v1.DesiredLRPCreated.desired_lrp:type_name -> workload.v1.SchedulingInfo
+	22, // 19: bbs.v1.DesiredLRPChanged.before:type_name -> workload.v1.SchedulingInfo
+	22, // 20: bbs.v1.DesiredLRPChanged.after:type_name -> workload.v1.SchedulingInfo
+	22, // 21: bbs.v1.DesiredLRPRemoved.desired_lrp:type_name -> workload.v1.SchedulingInfo
+	23, // 22: bbs.v1.ActualLRPInstanceCreated.actual_lrp:type_name -> workload.v1.ActualLRP
+	23, // 23: bbs.v1.ActualLRPInstanceChanged.before:type_name -> workload.v1.ActualLRP
+	23, // 24: bbs.v1.ActualLRPInstanceChanged.after:type_name -> workload.v1.ActualLRP
+	23, // 25: bbs.v1.ActualLRPInstanceRemoved.actual_lrp:type_name -> workload.v1.ActualLRP
+	24, // 26: bbs.v1.ActualLRPCrashed.key:type_name -> workload.v1.ActualLRPKey
+	25, // 27: bbs.v1.ActualLRPCrashed.instance_key:type_name -> workload.v1.ActualLRPInstanceKey
+	21, // 28: bbs.v1.ActualLRPCrashed.since:type_name -> google.protobuf.Timestamp
+	26, // 29: bbs.v1.TaskCreated.task:type_name -> workload.v1.Task
+	26, // 30: bbs.v1.TaskChanged.before:type_name -> workload.v1.Task
+	26, // 31: bbs.v1.TaskChanged.after:type_name -> workload.v1.Task
+	26, // 32: bbs.v1.TaskRemoved.task:type_name -> workload.v1.Task
+	27, // 33: bbs.v1.DomainChanged.domain:type_name -> bbs.v1.Domain
+	1,  // 34: bbs.v1.WatchResponse.SnapshotStart.reason:type_name -> bbs.v1.WatchResponse.Reason
+	22, // 35: bbs.v1.WatchResponse.SnapshotChunk.desired_lrps:type_name -> workload.v1.SchedulingInfo
+	23, // 36: bbs.v1.WatchResponse.SnapshotChunk.actual_lrps:type_name -> workload.v1.ActualLRP
+	26, // 37: bbs.v1.WatchResponse.SnapshotChunk.tasks:type_name -> workload.v1.Task
+	27, // 38: bbs.v1.WatchResponse.SnapshotChunk.domains:type_name -> bbs.v1.Domain
+	21, // 39: bbs.v1.WatchResponse.Changes.committed_at:type_name -> google.protobuf.Timestamp
+	4,  // 40: bbs.v1.WatchResponse.Changes.events:type_name -> bbs.v1.Event
+	21, // 41: bbs.v1.WatchResponse.Bookmark.complete_since:type_name -> google.protobuf.Timestamp
+	2,  // 42: bbs.v1.Watch.Watch:input_type -> bbs.v1.WatchRequest
+	3,  // 43: bbs.v1.Watch.Watch:output_type -> bbs.v1.WatchResponse
+	43, // [43:44] is the sub-list for method output_type
+	42, // [42:43] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_bbs_v1_watch_proto_init() }
@@ -1661,6 +1702,7 @@ func file_bbs_v1_watch_proto_init() {
 	file_bbs_v1_watch_proto_msgTypes[0].OneofWrappers = []any{
 		(*WatchRequest_AfterRevision)(nil),
 		(*WatchRequest_Snapshot)(nil),
+		(*WatchRequest_Since)(nil),
 	}
 	file_bbs_v1_watch_proto_msgTypes[1].OneofWrappers = []any{
 		(*WatchResponse_SnapshotStart_)(nil),
