@@ -18,7 +18,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -359,8 +358,7 @@ func (v *Volumes) users(k key, except string) []use {
 	return found
 }
 
-// uniqueName joins volume and container so that no two pairs give one name.
+// uniqueName joins volume and container. The length says where one ends, so that no two pairs give one name.
 func uniqueName(volume, ownerName string) string {
-	escape := func(s string) string { return strings.ReplaceAll(s, "_", "__") }
-	return escape(volume) + "_" + escape(ownerName)
+	return fmt.Sprintf("%s_%s-%d", volume, ownerName, len(volume))
 }

@@ -214,24 +214,26 @@ func (t *tally) any() bool { return t.lrps+t.tasks > 0 }
 
 // withoutReserved leaves out what a cell is about to begin with. The BBS asks again after half a minute for what has not
 // begun; where very much begins at once that is only slow, and a second place would make it slower still. What a cell was about
-// to begin with before it was asked for may have begun and ended since, so it waits for the next pass, which has fresh states.
+// to begin with before it was asked for may have begun and ended since: that waits for the next pass, which asks the cells, and
+// then until the cell has answered.
 func (b *run) withoutReserved(works []*work.Work, first bool) []*work.Work {
 	now := make([]*work.Work, 0, len(works))
 	for _, w := range works {
 		switch b.loop.cfg.Fleet.Reservation(w.Key(), w.Asked) {
-		case cells.StillReserved:
-			b.reserved++
-			b.loop.metrics.reserved.Inc()
-			b.loop.cfg.Queue.Dropped(w)
-			continue
+		case cells.NotReserved:
+			now = append(now, w)
 		case cells.WasReserved:
 			if first {
 				b.left = append(b.left, w)
 				continue
 			}
-		case cells.NotReserved:
+			b.held++
+			b.loop.cfg.Queue.Hold(w)
+		case cells.StillReserved:
+			b.reserved++
+			b.loop.metrics.reserved.Inc()
+			b.loop.cfg.Queue.Dropped(w)
 		}
-		now = append(now, w)
 	}
 	return now
 }

@@ -33,26 +33,29 @@ func (r reservations) add(m *member, works []*work.Work) {
 	}
 }
 
+// reservationLife is how long a cell keeps room for work that it does not begin with (executor.reserved_expiration, one minute),
+// and a little more. What a cell said longer ago than that tells nothing.
+const reservationLife = 70 * time.Second
+
 // Reservation says whether a cell holds room for a piece of work and has not begun with it.
 type Reservation int
 
 // The reservations.
 const (
-	// NotReserved work has no place on any cell that answers and takes work.
+	// NotReserved work has no place, or its place is on a cell that does not answer.
 	NotReserved Reservation = iota
-	// WasReserved work had one before the time in question; what has become of it, a fresh state tells.
+	// WasReserved work had a place before the time in question; what has become of it, the next state of its cell tells.
 	WasReserved
 	// StillReserved work had its place at the time in question or later.
 	StillReserved
 )
 
-// Reservation tells about a piece of work that was asked for at a time. A cell gives unused room up by itself after a while (a
-// minute), so no work stays reserved for ever.
+// Reservation tells about a piece of work that was asked for at a time.
 func (f *Fleet) Reservation(key work.Key, asked time.Time) Reservation {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	switch m := f.reserved[key]; {
-	case m == nil:
+	case m == nil, m.failures > 0, time.Since(m.trueAt) > reservationLife:
 		return NotReserved
 	case m.trueAt.Before(asked):
 		return WasReserved

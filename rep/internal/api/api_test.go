@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -58,10 +60,10 @@ type cell struct {
 }
 
 // newCell serves a cell over mutual TLS until the end of the test.
-func newCell(t *testing.T) *cell {
+func newCell(t *testing.T, change ...func(*simulated.Config, *executor.Config)) *cell {
 	t.Helper()
 	c := &cell{t: t, fate: simulated.Fate{UntilSignalled: true}}
-	c.engine = simulated.New(simulated.Config{
+	engine := simulated.Config{
 		OnRun: func(garden.ContainerSpec, garden.ProcessSpec) simulated.Fate {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -70,9 +72,15 @@ func newCell(t *testing.T) *cell {
 		OnMetrics: func(garden.ContainerSpec) garden.Metrics {
 			return garden.Metrics{MemoryInBytes: 7, CPUUsage: time.Millisecond}
 		},
-	})
+	}
+	cfg := executor.Config{CellID: "cell-1", StateDir: t.TempDir(), MemoryMB: 1000, DiskMB: 2000}
+	for _, f := range change {
+		f(&engine, &cfg)
+	}
+	c.engine = simulated.New(engine)
+	cfg.Engine = c.engine
 	var err error
-	c.exec, err = executor.Open(t.Context(), executor.Config{CellID: "cell-1", Engine: c.engine, StateDir: t.TempDir(), MemoryMB: 1000, DiskMB: 2000})
+	c.exec, err = executor.Open(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(c.exec.Close)
 	c.finder = &applog.Finder{List: c.exec.ListContainers, Keep: time.Minute, Most: 100}
@@ -121,7 +129,7 @@ func (c *cell) serve() {
 
 func (c *cell) register(ctx context.Context, server grpc.ServiceRegistrar) {
 	log := slog.New(slog.DiscardHandler)
-	providers := work.Providers([]string{"cflinuxfs4"})
+	providers := work.Providers([]string{"cflinuxfs4"}, nil)
 	named := 0
 	performer := &work.Performer{
 		CellID: "cell-1", Executor: c.exec, Evacuating: c.evacuator.Evacuating, Log: log,
@@ -276,6 +284,28 @@ func TestStateOfABrokenCell(t *testing.T) {
 	require.NotNil(t, got.GetTotalResources(), "it says what it has all the same")
 }
 
+func TestStateTellsWhyACellIsRestricted(t *testing.T) {
+	t.Parallel()
+	c := newCell(t, func(engine *simulated.Config, cfg *executor.Config) {
+		engine.Capacity.Restrictions = []string{"limits of disk are not enforced: no quota"}
+		folder := t.TempDir()
+		cfg.Volumes.DriverFolders = []string{folder}
+		require.NoError(t, os.WriteFile(filepath.Join(folder, "nfs.spec"), []byte("unix:///nowhere/nfs.sock"), 0o600))
+	})
+	c.place()
+	c.exec.SetHealthy(errors.New("no answer"))
+	c.evacuator.Begin()
+	got := c.state(0)
+	require.Equal(t, "cell is evacuating; container engine is unhealthy: no answer", got.GetReason())
+	require.Len(t, got.GetRestrictions(), 2)
+	require.Equal(t, "limits of disk are not enforced: no quota", got.GetRestrictions()[0])
+	require.Contains(t, got.GetRestrictions()[1], `volume driver "nfs" does not work`)
+	require.Empty(t, got.GetVolumeDrivers(), "only drivers that answer are offered")
+	require.Equal(t, int32(1), got.GetEvacuation().GetUntoldLrps())
+	require.Equal(t, int32(1), got.GetEvacuation().GetTasks())
+	require.Equal(t, c.evacuator.Progress().Deadline.UnixNano(), got.GetEvacuation().GetDeadline().AsTime().UnixNano())
+}
+
 func TestPerformForAnotherCellIsRefused(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
@@ -381,6 +411,10 @@ func TestEvacuateReportsProgress(t *testing.T) {
 	require.Equal(t, int32(1), first.GetRemainingLrps())
 	require.Equal(t, int32(1), first.GetRemainingTasks())
 	require.False(t, first.GetDone())
+	require.Empty(t, cmp.Diff([]*repv1.EvacuatingContainer{
+		{ContainerGuid: "container-1", Key: lrpKey(), Step: repv1.EvacuationStep_EVACUATION_STEP_UNTOLD},
+		{ContainerGuid: "container-2", TaskGuid: "t", Step: repv1.EvacuationStep_EVACUATION_STEP_TASK},
+	}, first.GetContainers(), protocmp.Transform()))
 	require.WithinDuration(t, time.Now().Add(time.Hour), first.GetDeadline().AsTime(), time.Minute)
 	for _, guid := range []string{"container-1", "container-2"} {
 		require.NoError(t, c.exec.DeleteContainer(t.Context(), guid))

@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"hash/fnv"
+	"strings"
 
 	"diego.internal/executor"
 	repv1 "diego.internal/proto/rep/v1"
@@ -52,19 +53,16 @@ func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.Stat
 		Healthy:                 healthy,
 		PlacementTags:           a.Cell.PlacementTags,
 		OptionalPlacementTags:   a.Cell.OptionalTags,
+		VolumeDrivers:           a.Executor.VolumeDrivers(),
+		Restrictions:            a.Executor.Restrictions(),
 		StartingContainerLimit:  a.Cell.StartingContainerCap,
 		StartingContainerCount:  starting(containers),
 		RepAddress:              a.Cell.Address,
 		ProxyMemoryAllocationMb: 0,
 	}
-	if !healthy {
-		out.Reason = work.ReasonUnhealthy
-		if problem != nil {
-			out.Reason += ": " + problem.Error()
-		}
-	}
+	out.Reason = reason(out.GetEvacuating(), problem)
 	if out.GetEvacuating() {
-		out.Reason = work.ReasonEvacuating
+		out.Evacuation = evacuationMessage(a.Evacuator.Progress())
 	}
 	out.Version = version(out, containers)
 	if req.GetKnownVersion() == out.GetVersion() {
@@ -77,6 +75,18 @@ func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.Stat
 		}
 	}
 	return out, nil
+}
+
+// reason says why the cell takes no work, all of it: an operator who empties a cell wants to know that it is broken, too.
+func reason(evacuating bool, unhealthy error) string {
+	var reasons []string
+	if evacuating {
+		reasons = append(reasons, work.ReasonEvacuating)
+	}
+	if unhealthy != nil {
+		reasons = append(reasons, work.ReasonUnhealthy+": "+unhealthy.Error())
+	}
+	return strings.Join(reasons, "; ")
 }
 
 func (a *Auction) add(out *repv1.StateResponse, c executor.Container) error {
@@ -116,7 +126,9 @@ func version(out *repv1.StateResponse, containers []executor.Container) uint64 {
 			_, _ = digest.Write([]byte{0})
 		}
 	}
-	write(out.GetReason(), out.GetAvailableResources().String(), out.GetTotalResources().String())
+	write(out.GetReason(), out.GetAvailableResources().String(), out.GetTotalResources().String(), out.GetEvacuation().String())
+	write(out.GetVolumeDrivers()...)
+	write(out.GetRestrictions()...)
 	for _, c := range containers {
 		write(c.GUID, string(c.State))
 		if c.Result.Failed {

@@ -46,6 +46,7 @@ func (o *Operation) Evacuate(_ *repv1.EvacuateRequest, stream grpc.ServerStreami
 		err := stream.Send(&repv1.EvacuateResponse{
 			RemainingLrps: int32(p.LRPs), RemainingTasks: int32(p.Tasks), //nolint:gosec // at most a few hundred
 			Deadline: timestamppb.New(p.Deadline), Done: p.Done, Stranded: int32(p.Stranded), //nolint:gosec // at most a few hundred
+			Containers: evacuatingContainers(o.Evacuator.Left()),
 		})
 		if err != nil || p.Done {
 			return err

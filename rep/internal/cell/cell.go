@@ -116,13 +116,13 @@ func (c *Cell) assemble(rounds prometheus.Observer) {
 		BBS: reconcile.BBS{
 			Tasks: bbsv1.NewTasksClient(cfg.BBS), TaskCell: bbsv1.NewTaskCellClient(cfg.BBS), ActualLRPs: bbsv1.NewActualLRPsClient(cfg.BBS),
 			Cell: bbsv1.NewActualLRPCellClient(cfg.BBS), Evacuation: bbsv1.NewEvacuationClient(cfg.BBS),
-			Watch: bbsv1.NewWatchClient(cfg.BBS),
+			Watch: bbsv1.NewWatchClient(cfg.BBS), DesiredLRPs: bbsv1.NewDesiredLRPsClient(cfg.BBS),
 		},
 		Interval: cfg.Reconcile.Interval, EvacuationInterval: cfg.Evacuation.Interval, Width: cfg.Reconcile.Width,
 		Evacuating: c.evacuator.Evacuating, EvacuationStarted: c.evacuator.Started(),
 		Log: c.log, Deleted: c.finder.Retire, Observe: func(took time.Duration) { rounds.Observe(took.Seconds()) },
 	})
-	c.evacuator.Abandon, c.evacuator.Untold = c.reconciler.Abandon, c.reconciler.Untold
+	c.evacuator.Abandon, c.evacuator.Untold, c.evacuator.Told = c.reconciler.Abandon, c.reconciler.Untold, c.reconciler.Told
 	c.registration = lockclient.NewPresence(lockclient.PresenceConfig{
 		Key: c.self.ID, Owner: c.self.ID, TTL: cfg.Presence.TTL, Incarnation: time.Now().UnixNano(),
 		Value: presenceValue(c.self, c.exec), Backend: cfg.Claims, Log: c.log,
@@ -132,7 +132,7 @@ func (c *Cell) assemble(rounds prometheus.Observer) {
 func describe(cfg Config, listening string) api.Cell {
 	d := cfg.Description
 	self := api.Cell{
-		ID: d.ID, Zone: d.Zone, Index: d.Index, Address: d.Address, Providers: work.Providers(cfg.Preloaded),
+		ID: d.ID, Zone: d.Zone, Index: d.Index, Address: d.Address, Providers: work.Providers(cfg.Preloaded, d.RootFSProviders),
 		PlacementTags: d.PlacementTags, OptionalTags: d.OptionalPlacementTags, StartingContainerCap: d.MaxStarting,
 	}
 	if self.Address == "" {

@@ -19,12 +19,18 @@ type Description struct {
 	Index int32 `yaml:"index"`
 	// Address is host:port at which others reach the API; empty means the address that it listens at.
 	Address string `yaml:"address"`
+	// RootFSProviders are the schemes of root filesystems that the engine fetches by itself, whatever their name. Default
+	// [docker] for real cells; [] offers the preloaded ones only.
+	RootFSProviders []string `yaml:"rootfs_providers"`
 	// PlacementTags must all be asked for by what runs here; OptionalPlacementTags may be.
 	PlacementTags         []string `yaml:"placement_tags"`
 	OptionalPlacementTags []string `yaml:"optional_placement_tags"`
 	// MaxStarting is how many containers may be starting at a time; 0 is no limit.
 	MaxStarting int32 `yaml:"max_starting"`
 }
+
+// SetDefaults fills what the file may leave out.
+func (c *Description) SetDefaults() { c.RootFSProviders = []string{"docker"} }
 
 var cellID = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,63}$`)
 
@@ -36,6 +42,12 @@ func (c *Description) Validate() error {
 	}
 	if c.Zone == "" {
 		problems = append(problems, errors.New("zone: must be set"))
+	}
+	for _, scheme := range c.RootFSProviders {
+		// The engine knows no other; a cell that offers what it cannot make would fail whatever is placed on it.
+		if scheme != "docker" {
+			problems = append(problems, fmt.Errorf("rootfs_providers: only docker is known, have %q", scheme))
+		}
 	}
 	if c.Index < 0 {
 		problems = append(problems, fmt.Errorf("index: must not be negative, is %d", c.Index))

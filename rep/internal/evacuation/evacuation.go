@@ -13,12 +13,35 @@ import (
 	"diego.internal/rep/internal/translate"
 )
 
+// Step is how far a container is on its way from the cell.
+type Step int
+
+// The steps.
+const (
+	// StepUntold: the BBS has not heard yet that the instance is to be replaced.
+	StepUntold Step = iota + 1
+	// StepReplacing: it serves until its replacement does.
+	StepReplacing
+	// StepStopping: it is being stopped or removed.
+	StepStopping
+	// StepTask: a task, which is waited for.
+	StepTask
+)
+
+// Container that is still on the cell.
+type Container struct {
+	executor.Container
+	Step Step
+}
+
 // Progress of an evacuation.
 type Progress struct {
-	LRPs     int
-	Tasks    int
-	Deadline time.Time
-	Done     bool
+	LRPs  int
+	Tasks int
+	// Untold, Replacing and Stopping are the LRPs by their steps.
+	Untold, Replacing, Stopping int
+	Deadline                    time.Time
+	Done                        bool
 	// Stranded counts instances whose replacement did not run in time; it is set when done.
 	Stranded int
 }
@@ -31,6 +54,8 @@ type Config struct {
 	Poll time.Duration
 	// List returns the containers that are left.
 	List func() []executor.Container
+	// Told says whether the BBS has heard that an instance, by the guid of its container, is to be replaced.
+	Told func(guid string) bool
 	// Untold counts the instances of which the BBS does not know yet that they are to be replaced. While there are any the
 	// evacuation does not end, whatever its timeout: nobody would start them elsewhere.
 	Untold func() int
@@ -88,11 +113,19 @@ func (e *Evacuator) Progress() Progress {
 	e.mu.Lock()
 	p := Progress{Deadline: e.deadline, Stranded: e.stranded}
 	e.mu.Unlock()
-	for _, c := range e.List() {
-		if c.Tags[translate.TagLifecycle] == translate.LifecycleTask {
+	for _, c := range e.Left() {
+		if c.Step == StepTask {
 			p.Tasks++
-		} else {
-			p.LRPs++
+			continue
+		}
+		p.LRPs++
+		switch c.Step { //nolint:exhaustive // tasks are counted above
+		case StepUntold:
+			p.Untold++
+		case StepReplacing:
+			p.Replacing++
+		case StepStopping:
+			p.Stopping++
 		}
 	}
 	select {
@@ -101,6 +134,28 @@ func (e *Evacuator) Progress() Progress {
 	default:
 	}
 	return p
+}
+
+// Left are the containers that are still here, with their steps.
+func (e *Evacuator) Left() []Container {
+	var left []Container
+	for _, c := range e.List() {
+		left = append(left, Container{Container: c, Step: e.step(c)})
+	}
+	return left
+}
+
+func (e *Evacuator) step(c executor.Container) Step {
+	switch {
+	case c.Tags[translate.TagLifecycle] == translate.LifecycleTask:
+		return StepTask
+	case c.State == executor.StateCompleted || c.Result.Stopped:
+		return StepStopping
+	case e.Told != nil && e.Told(c.GUID):
+		return StepReplacing
+	default:
+		return StepUntold
+	}
 }
 
 // Run waits for Begin, then until the cell is empty or the time is over, and closes Done. It returns when that is so or ctx
@@ -127,7 +182,7 @@ func (e *Evacuator) Run(ctx context.Context) error {
 			return nil
 		}
 		if left != last {
-			e.Log.InfoContext(ctx, "evacuation-progress", "lrps", p.LRPs, "tasks", p.Tasks)
+			e.Log.InfoContext(ctx, "evacuation-progress", "lrps", p.LRPs, "tasks", p.Tasks, "untold", p.Untold, "replacing", p.Replacing, "stopping", p.Stopping)
 			last = left
 		}
 		select {

@@ -130,7 +130,7 @@ func TestEvacuatorEndsWhenTheCellIsEmpty(t *testing.T) {
 		synctest.Wait()
 		require.True(t, e.Evacuating())
 		began := time.Now()
-		require.Equal(t, Progress{LRPs: 2, Tasks: 1, Deadline: began.Add(10 * time.Minute)}, e.Progress())
+		require.Equal(t, Progress{LRPs: 2, Tasks: 1, Untold: 2, Deadline: began.Add(10 * time.Minute)}, e.Progress())
 		elapse(time.Minute)
 		e.Begin()
 		require.Equal(t, began.Add(10*time.Minute), e.Progress().Deadline, "a second order gives no more time")
@@ -144,6 +144,31 @@ func TestEvacuatorEndsWhenTheCellIsEmpty(t *testing.T) {
 		require.False(t, c.wasAbandoned())
 		require.NoError(t, stop())
 	})
+}
+
+func TestEvacuatorTellsOfEachContainer(t *testing.T) {
+	t.Parallel()
+	lrp := func(guid string, state executor.State, stopped bool) executor.Container {
+		return executor.Container{GUID: guid, State: state, Result: executor.Result{Stopped: stopped}, Tags: map[string]string{translate.TagLifecycle: translate.LifecycleLRP}}
+	}
+	e := New(Config{
+		Told: func(guid string) bool { return guid == "told" || guid == "stopping" || guid == "ended" },
+		List: func() []executor.Container {
+			return []executor.Container{
+				lrp("new", executor.StateReserved, false), lrp("untold", executor.StateRunning, false), lrp("told", executor.StateRunning, false),
+				lrp("stopping", executor.StateRunning, true), lrp("ended", executor.StateCompleted, false),
+				{GUID: "task", State: executor.StateRunning, Tags: map[string]string{translate.TagLifecycle: translate.LifecycleTask}},
+			}
+		},
+	})
+	steps := map[string]Step{}
+	for _, c := range e.Left() {
+		steps[c.GUID] = c.Step
+	}
+	require.Equal(t, map[string]Step{
+		"new": StepUntold, "untold": StepUntold, "told": StepReplacing, "stopping": StepStopping, "ended": StepStopping, "task": StepTask,
+	}, steps)
+	require.Equal(t, Progress{LRPs: 5, Tasks: 1, Untold: 2, Replacing: 1, Stopping: 2}, e.Progress())
 }
 
 func TestEvacuatorOfAnEmptyCellEndsAtOnce(t *testing.T) {

@@ -52,6 +52,7 @@ type answers struct {
 type fakeBBS struct {
 	bbsv1.TasksClient
 	bbsv1.ActualLRPsClient
+	bbsv1.DesiredLRPsClient
 
 	answers
 	// events is what a watch of the records of the cell yields; nil yields nothing until the watcher leaves.
@@ -61,7 +62,9 @@ type fakeBBS struct {
 	lrps    []*workloadv1.ActualLRP // guarded by mu
 	tasks   []*workloadv1.Task      // guarded by mu
 	listErr error                   // guarded by mu
-	calls   []call                  // guarded by mu; since they were last taken
+	// instances that each LRP has; those that are not named are not found.
+	instances map[string]int32 // guarded by mu
+	calls     []call           // guarded by mu; since they were last taken
 
 	crashes []*bbsv1.CrashActualLRPRequest // guarded by mu; all of them
 }
@@ -73,7 +76,7 @@ type call struct {
 }
 
 func (f *fakeBBS) clients() BBS {
-	return BBS{Tasks: f, TaskCell: f, ActualLRPs: f, Cell: f, Evacuation: f, Watch: f}
+	return BBS{Tasks: f, TaskCell: f, ActualLRPs: f, Cell: f, Evacuation: f, Watch: f, DesiredLRPs: f}
 }
 
 // took returns the names of the calls so far, in their order, and forgets them.
@@ -208,6 +211,20 @@ func (f *fakeBBS) ListActualLRPs(_ context.Context, q *bbsv1.ListActualLRPsReque
 		}
 	}
 	return &list[bbsv1.ListActualLRPsResponse]{chunks: chunks, err: f.listErr}, nil
+}
+
+// ListSchedulingInfos streams one LRP a chunk.
+func (f *fakeBBS) ListSchedulingInfos(_ context.Context, q *bbsv1.ListSchedulingInfosRequest, _ ...grpc.CallOption) (grpc.ServerStreamingClient[bbsv1.ListSchedulingInfosResponse], error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var chunks []*bbsv1.ListSchedulingInfosResponse
+	for _, process := range q.GetFilter().GetProcessGuids() {
+		if n, known := f.instances[process]; known {
+			info := &workloadv1.SchedulingInfo{ProcessGuid: process, Instances: n}
+			chunks = append(chunks, &bbsv1.ListSchedulingInfosResponse{SchedulingInfos: []*workloadv1.SchedulingInfo{info}})
+		}
+	}
+	return &list[bbsv1.ListSchedulingInfosResponse]{chunks: chunks, err: f.listErr}, nil
 }
 
 // ListTasks streams one task a chunk.

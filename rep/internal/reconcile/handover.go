@@ -67,6 +67,9 @@ func (r *Reconciler) watchRecords(ctx context.Context, working func()) error {
 	}
 }
 
+// Told says whether the BBS has acknowledged that an instance is to be replaced.
+func (r *Reconciler) Told(guid string) bool { return r.replacements.acknowledged(guid) }
+
 // Untold counts the running instances of which the BBS has not acknowledged that they are to be replaced. Until it has,
 // stopping them would take an application down that nobody is starting elsewhere.
 func (r *Reconciler) Untold() int {

@@ -29,6 +29,8 @@ type BBS struct {
 	Cell       bbsv1.ActualLRPCellClient
 	Evacuation bbsv1.EvacuationClient
 	Watch      bbsv1.WatchClient
+	// DesiredLRPs tells how many instances an LRP has.
+	DesiredLRPs bbsv1.DesiredLRPsClient
 }
 
 // Config of a Reconciler.
@@ -195,9 +197,18 @@ func (r *Reconciler) sync(ctx context.Context) ([]<-chan struct{}, error) {
 	// just been deleted, and then its record is about to go anyway.
 	var over []<-chan struct{}
 	present := map[string]bool{}
-	for _, c := range r.Executor.ListContainers() {
+	containers := r.Executor.ListContainers()
+	var singles map[string]<-chan struct{}
+	if r.Evacuating() {
+		singles = r.tellOfSingles(ctx, containers, records)
+	}
+	for _, c := range containers {
 		present[holder(c)] = true
-		over = append(over, r.submitContainer(ctx, c.GUID, records))
+		done, told := singles[c.GUID]
+		if !told {
+			done = r.submitContainer(ctx, c.GUID, records)
+		}
+		over = append(over, done)
 	}
 	over = append(over, r.submitResidual(ctx, records, present)...)
 	r.lastRound.Store(time.Now().UnixNano())

@@ -80,8 +80,9 @@ func RunInfoForTask(task *workloadv1.Task) (executor.RunInfo, error) {
 
 // containerInfo turns what tasks and LRPs have in common.
 func containerInfo(c *workloadv1.ContainerSpec) (executor.RunInfo, error) {
-	if len(c.GetVolumeMounts()) > 0 {
-		return executor.RunInfo{}, errors.New("this cell has no volume drivers")
+	volumes, err := volumeMounts(c.GetVolumeMounts())
+	if err != nil {
+		return executor.RunInfo{}, err
 	}
 	info := executor.RunInfo{
 		RootFS:                        c.GetRootFs(),
@@ -95,6 +96,7 @@ func containerInfo(c *workloadv1.ContainerSpec) (executor.RunInfo, error) {
 		NetworkProperties:             c.GetNetworkProperties(),
 		TrustedSystemCertificatesPath: c.GetTrustedSystemCertificatesPath(),
 		CachedDependencies:            cachedDependencies(c),
+		VolumeMounts:                  volumes,
 		CertificateProperties:         executor.CertificateProperties{OrganizationalUnit: c.GetCertificateProperties().GetOrganizationalUnit()},
 	}
 	if log := c.GetLog(); log != nil && log.RateLimitBytesPerSecond != nil {

@@ -28,7 +28,7 @@ func ran(path string) executor.Action {
 	}}
 }
 
-// fullContainer has every field but volume mounts, which no cell can serve.
+// fullContainer has every field.
 func fullContainer() *workloadv1.ContainerSpec {
 	limit := int64(2048)
 	return &workloadv1.ContainerSpec{
@@ -60,6 +60,10 @@ func fullContainer() *workloadv1.ContainerSpec {
 				Name: "own", Url: "https://d", DestinationPath: "/d", LayerType: workloadv1.ImageLayer_LAYER_TYPE_EXCLUSIVE,
 				DigestAlgorithm: workloadv1.ImageLayer_DIGEST_ALGORITHM_SHA256, DigestValue: "22",
 			},
+		},
+		VolumeMounts: []*workloadv1.VolumeMount{
+			{Driver: "nfs", ContainerDir: "/data", Mode: workloadv1.VolumeMount_MOUNT_MODE_READ_WRITE, Device: &workloadv1.VolumeMount_Shared{Shared: &workloadv1.SharedDevice{VolumeId: "v1", MountConfig: `{"a":1}`}}},
+			{Driver: "smb", ContainerDir: "/more", Mode: workloadv1.VolumeMount_MOUNT_MODE_READ_ONLY, Device: &workloadv1.VolumeMount_Shared{Shared: &workloadv1.SharedDevice{VolumeId: "v2"}}},
 		},
 		VolumeMountedFiles: []*workloadv1.File{{Path: "service/file", Content: "text"}},
 	}
@@ -131,6 +135,9 @@ func fullRunInfo() executor.RunInfo {
 			{Name: "shared", From: "https://b", To: "/b", CacheKey: "sha256:11", ChecksumAlgorithm: "sha256", ChecksumValue: "11"},
 			{Name: "keyless", From: "https://c", To: "/c", CacheKey: "https://c"},
 		},
+		VolumeMounts: []executor.VolumeMount{
+			{Driver: "nfs", VolumeID: "v1", Config: `{"a":1}`, Path: "/data"}, {Driver: "smb", VolumeID: "v2", Path: "/more", ReadOnly: true},
+		},
 		VolumeMountedFiles:            []executor.File{{Path: "service/file", Content: "text"}},
 		TrustedSystemCertificatesPath: "/certs",
 		InternalRoutes:                []executor.InternalRoute{{Hostname: "a.internal"}, {Hostname: "b.internal"}},
@@ -184,8 +191,11 @@ func TestRunInfoForTask(t *testing.T) {
 func TestRunInfoRefusesWhatThisCellCannotDo(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*workloadv1.DesiredLRP){
-		"this cell has no volume drivers": func(l *workloadv1.DesiredLRP) {
-			l.Definition.Container.VolumeMounts = []*workloadv1.VolumeMount{{Driver: "nfs"}}
+		`driver "nfs": this cell mounts shared devices only`: func(l *workloadv1.DesiredLRP) {
+			l.Definition.Container.VolumeMounts = []*workloadv1.VolumeMount{{Driver: "nfs", Device: &workloadv1.VolumeMount_Dedicated{Dedicated: &workloadv1.DedicatedDevice{MounterId: "m"}}}}
+		},
+		"unrecognized volume mount mode": func(l *workloadv1.DesiredLRP) {
+			l.Definition.Container.VolumeMounts = []*workloadv1.VolumeMount{{Driver: "nfs", Device: &workloadv1.VolumeMount_Shared{Shared: &workloadv1.SharedDevice{VolumeId: "v"}}}}
 		},
 		"reading the internal-router routes": func(l *workloadv1.DesiredLRP) { l.Routes["internal-router"] = []byte(`{`) },
 		"this cell does not know":            func(l *workloadv1.DesiredLRP) { l.Definition.Action = &workloadv1.Action{} },

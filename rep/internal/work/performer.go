@@ -36,6 +36,7 @@ type Executor interface {
 	AllocateContainers(ctx context.Context, requests []executor.AllocationRequest) []executor.AllocationFailure
 	ListContainers() []executor.Container
 	Healthy() (bool, error)
+	VolumeDrivers() []string
 }
 
 // Performer reserves room for work. Its methods may be called concurrently; calls of Perform follow one another, so that
@@ -164,11 +165,12 @@ func (p *Performer) allocate(ctx context.Context, o *offer) {
 	slices.SortStableFunc(o.items, func(a, b item) int { return b.request.Resources.MemoryMB - a.request.Resources.MemoryMB })
 	var requests []executor.AllocationRequest
 	waiting := map[string]*repv1.WorkResult{}
+	drivers := p.Executor.VolumeDrivers()
 	for _, it := range o.items {
 		switch {
 		case it.held:
 			it.result.Accepted = true
-		case len(it.placement.GetVolumeDrivers()) > 0:
+		case !containsAll(drivers, it.placement.GetVolumeDrivers()):
 			it.result.Reason = ReasonVolume
 		case !p.RootFS(it.placement.GetRootFs()):
 			it.result.Reason = ReasonRootFS
@@ -185,6 +187,10 @@ func (p *Performer) allocate(ctx context.Context, o *offer) {
 		result := waiting[failure.Request.GUID]
 		result.Accepted, result.Reason = false, reason(failure.Err)
 	}
+}
+
+func containsAll(all, some []string) bool {
+	return !slices.ContainsFunc(some, func(s string) bool { return !slices.Contains(all, s) })
 }
 
 // reason words a refusal as a placement error, by whose beginning callers sort it.

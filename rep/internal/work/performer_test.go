@@ -32,7 +32,7 @@ func newPerformer(t *testing.T) (*Performer, *executor.Client) {
 	require.NoError(t, err)
 	t.Cleanup(exec.Close)
 	named := 0
-	providers := Providers([]string{"cflinuxfs4"})
+	providers := Providers([]string{"cflinuxfs4"}, nil)
 	return &Performer{
 		CellID: "cell-1", Executor: exec, Evacuating: func() bool { return false }, Log: slog.New(slog.DiscardHandler),
 		RootFS: func(uri string) bool { return Supports(providers, uri) },
@@ -290,6 +290,8 @@ func (l *ledger) name() string {
 
 func (l *ledger) Healthy() (bool, error) { return true, nil }
 
+func (l *ledger) VolumeDrivers() []string { return []string{"local", "nfs"} }
+
 func (l *ledger) ListContainers() []executor.Container { return slices.Clone(l.held) }
 
 func (l *ledger) AllocateContainers(_ context.Context, requests []executor.AllocationRequest) (failures []executor.AllocationFailure) {
@@ -308,9 +310,37 @@ func (l *ledger) holds(id string) bool {
 	return slices.ContainsFunc(l.held, func(c executor.Container) bool { return identity(c.Tags) == id })
 }
 
+func TestPerformTakesWorkForItsVolumeDrivers(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		drivers []string
+		refused string
+	}{
+		"a driver of the cell":          {drivers: []string{"nfs"}},
+		"all drivers of the cell":       {drivers: []string{"nfs", "local", "nfs"}},
+		"a driver that is not here":     {drivers: []string{"smb"}, refused: ReasonVolume},
+		"one of two that is not here":   {drivers: []string{"nfs", "smb"}, refused: ReasonVolume},
+		"no driver needs none":          {},
+		"names are compared as a whole": {drivers: []string{"nf"}, refused: ReasonVolume},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := &ledger{memory: 1000}
+			p := &Performer{CellID: "cell-1", Executor: fake, NewGUID: fake.name, Evacuating: func() bool { return false }, RootFS: func(string) bool { return true }}
+			work := lrpWork("p", 0, 10, 0)
+			work.Placement.VolumeDrivers = test.drivers
+			task := taskWork("t", 10)
+			task.Placement.VolumeDrivers = test.drivers
+			lrps, tasks := perform(t, p, &repv1.PerformRequest{Lrps: []*repv1.PerformRequest_LRPWork{work}, Tasks: []*repv1.PerformRequest_TaskWork{task}})
+			require.Equal(t, []string{test.refused}, lrps)
+			require.Equal(t, []string{test.refused}, tasks)
+		})
+	}
+}
+
 func TestSupports(t *testing.T) {
 	t.Parallel()
-	providers := append(Providers([]string{"b", "a"}), &workloadv1.RootFSProvider{Scheme: "docker"})
+	providers := Providers([]string{"b", "a"}, []string{"docker"})
 	require.Equal(t, []string{"a", "b"}, providers[0].GetNames())
 	for uri, want := range map[string]bool{
 		"preloaded:a": true, "preloaded:c": false, "docker:///library/busybox": true, "a": false, "": false, "preloaded": false, "other:a": false,

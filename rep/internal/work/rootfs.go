@@ -10,10 +10,14 @@ import (
 // SchemePreloaded is the scheme of root filesystems that the cell has on its disk.
 const SchemePreloaded = "preloaded"
 
-// Providers describes for the auction which root filesystems the cell can make.
-func Providers(preloaded []string) []*workloadv1.RootFSProvider {
+// Providers describes for the auction which root filesystems the cell can make: those on its disk, and all of the schemes.
+func Providers(preloaded, schemes []string) []*workloadv1.RootFSProvider {
 	names := slices.Sorted(slices.Values(preloaded))
-	return []*workloadv1.RootFSProvider{{Scheme: SchemePreloaded, FixedSet: true, Names: names}}
+	out := []*workloadv1.RootFSProvider{{Scheme: SchemePreloaded, FixedSet: true, Names: names}}
+	for _, scheme := range schemes {
+		out = append(out, &workloadv1.RootFSProvider{Scheme: scheme})
+	}
+	return out
 }
 
 // Supports says whether one of the providers can make the root filesystem.
