@@ -38,6 +38,7 @@ type batch struct {
 	events          []watch.Event
 	// encodings of records that appear in this batch, so that an event shares the bytes of the row.
 	encodings map[*lrp.Actual][]byte
+	encoder   recordEncoder
 }
 
 // actualID is the primary key of an actual LRP.
@@ -143,7 +144,7 @@ func (b *batch) encoded(a *lrp.Actual) []byte {
 	if shown.Revision == 0 {
 		shown.Revision = b.revision
 	}
-	return wire.EncodeActual(&shown)
+	return wire.AppendActual(nil, &shown)
 }
 
 // changes is the content of a batch as rows: what each touched row is now.

@@ -87,9 +87,13 @@ type entryEncoder struct {
 // encode returns the entry of a batch, which is valid until the next call.
 func (e *entryEncoder) encode(c *changes, events []watch.Event) ([]byte, error) {
 	if cap(e.out) > maxKept {
-		e.out = nil
+		e.out, e.positions = nil, nil
 	}
-	e.out, e.positions = e.out[:0], make(map[*byte]uint64, len(c.actuals)+len(c.desireds)+len(events))
+	if e.positions == nil {
+		e.positions = map[*byte]uint64{}
+	}
+	e.out = e.out[:0]
+	clear(e.positions)
 	for _, a := range c.actuals {
 		e.row(rowActual, e.record(a.encoded), func(m message) message { return m.flag(6, a.StopRequested) })
 	}

@@ -22,10 +22,10 @@ func entryOfEverything(tb testing.TB) ([]byte, changes, []watch.Event) {
 		Key: lrp.Key{ProcessGUID: "app", Index: 3}, InstanceKey: lrp.InstanceKey{InstanceGUID: "i", CellID: "c"},
 		Domain: "d", State: lrp.Running, Presence: lrp.Evacuating, StopRequested: true, Revision: 9, Since: 5, Tag: lrp.ModificationTag{Epoch: "e"},
 	}
-	row := newActualRow(a)
+	row := new(recordEncoder).actual(a)
 	d := desired("app", 2)
 	d.HealthyDefinitionID, d.Revision = "def-0", 9
-	encodeDesired(d)
+	new(recordEncoder).desired(d)
 	c := changes{
 		actuals: []*actualRow{row}, actualsGone: []actualID{{Key: lrp.Key{ProcessGUID: "gone", Index: 1}, presence: lrp.Suspect}},
 		desireds: []*lrp.Desired{d}, desiredsGone: []string{"gone"},
@@ -99,7 +99,7 @@ func TestEntryOfAnOlderRelease(t *testing.T) {
 	t.Parallel()
 	d := desired("app", 2)
 	d.HealthyDefinitionID, d.PreviousDefinitionID, d.CreatedAt, d.UpdatedAt, d.Revision = "def-0", "def-2", 1, 2, 9
-	encodeDesired(d)
+	new(recordEncoder).desired(d)
 	header, err := proto.Marshal(wire.Desired(d, true))
 	require.NoError(t, err)
 	var e entryEncoder

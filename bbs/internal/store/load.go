@@ -195,6 +195,7 @@ func (l *loader) desireds(ctx context.Context, tx pgx.Tx) error {
 	var strategy int16
 	var tagIndex, revision int64
 	var rootFS string
+	var encoder recordEncoder
 	return l.each(ctx, tx, `select process_guid, domain, log_guid, instances, memory_mb, disk_mb, max_pids, root_fs,
 			placement, metric_tags, crash_policy, update_strategy, active_definition_id, coalesce(definition_id, ''),
 			previous_definition_id, client_data, tag_epoch, tag_index, created_at, updated_at, revision
@@ -211,7 +212,7 @@ func (l *loader) desireds(ctx context.Context, tx pgx.Tx) error {
 			row.MetricTags, errs[1] = tagsFrom(tags)
 			row.CrashPolicy, errs[2] = policyFrom(policy)
 			errs[3] = openClientData(l.keys, &row, clientData)
-			encodeDesired(&row)
+			encoder.desired(&row)
 			return l.insert("desired_lrps", d.ProcessGUID, &row, errors.Join(errs[:]...))
 		})
 }
@@ -221,6 +222,7 @@ func (l *loader) actuals(ctx context.Context, tx pgx.Tx) error {
 	var presence, state int16
 	var reported []byte
 	var tagIndex, revision int64
+	var encoder recordEncoder
 	return l.each(ctx, tx, `select process_guid, instance_index, presence, domain, state, instance_guid, cell_id, zone,
 			definition_id, reported, routable, stop_requested, crash_count, crash_reason, placement_error, since,
 			tag_epoch, tag_index, revision from actual_lrps`,
@@ -235,7 +237,7 @@ func (l *loader) actuals(ctx context.Context, tx pgx.Tx) error {
 			if err := wire.DecodeReported(&row, reported); err != nil {
 				return l.insert("actual_lrps", fmt.Sprintf("%v/%v", row.Key, row.Presence), nil, err)
 			}
-			return l.insert("actual_lrps", "", newActualRow(&row), nil)
+			return l.insert("actual_lrps", "", encoder.actual(&row), nil)
 		})
 }
 

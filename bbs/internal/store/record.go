@@ -19,8 +19,22 @@ type actualRow struct {
 
 func (r *actualRow) key() actualKey { return actualKeyOf(r.Key, r.Presence) }
 
-// newActualRow encodes a record that becomes the store's. The encoding is copied to have no room to spare, as it is kept.
-func newActualRow(a *lrp.Actual) *actualRow { return packActual(a, bytes.Clone(wire.EncodeActual(a))) }
+// recordEncoder encodes records that become the store's. It is memory to encode into, that is used again: what is kept is a copy that
+// has no room to spare.
+type recordEncoder []byte
+
+// actual encodes a record as workload.v1.ActualLRP.
+func (e *recordEncoder) actual(a *lrp.Actual) *actualRow {
+	*e = wire.AppendActual((*e)[:0], a)
+	return packActual(a, bytes.Clone(*e))
+}
+
+// desired encodes a record as workload.v1.SchedulingInfo, of which its texts and the values of its routes become parts. Secret
+// routes and the older definitions are not in there.
+func (e *recordEncoder) desired(d *lrp.Desired) {
+	*e = wire.AppendSchedulingInfo((*e)[:0], d)
+	packDesired(d, bytes.Clone(*e))
+}
 
 // packActual makes the texts of a record parts of its encoding.
 func packActual(a *lrp.Actual, encoded []byte) *actualRow {
@@ -44,12 +58,6 @@ func packActual(a *lrp.Actual, encoded []byte) *actualRow {
 	}
 	p.pack(&a.Zone, &a.DefinitionID, &a.Tag.Epoch)
 	return &actualRow{Actual: a, encoded: encoded}
-}
-
-// encodeDesired encodes a record that becomes the store's, as workload.v1.SchedulingInfo, of which its texts and the values of its
-// routes become parts. Secret routes and the older definitions are not in there.
-func encodeDesired(d *lrp.Desired) {
-	packDesired(d, bytes.Clone(wire.AppendSchedulingInfo(make([]byte, 0, wire.SchedulingInfoSize(d)), d)))
 }
 
 // packDesired makes the texts of a record parts of its encoding.

@@ -3,6 +3,7 @@ package store
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 
@@ -57,8 +58,9 @@ func statements() map[string]string {
 // sendKeyed sends a statement that takes one text for each row, unless there are none.
 func (s *sender) sendKeyed(name string, keys []string) {
 	if len(keys) > 0 {
+		s.begin(name)
 		s.texts(len(keys), func(i int) string { return keys[i] })
-		s.send(name)
+		s.execute()
 	}
 }
 
@@ -84,11 +86,12 @@ func (s *sender) domains(rows []*lrp.Domain, gone []string) error {
 			return fmt.Errorf("encoding the crash policy of domain %q: %w", d.Name, err)
 		}
 	}
+	s.begin(putDomains)
 	s.texts(len(rows), func(i int) string { return rows[i].Name })
 	s.longs(len(rows), func(i int) int64 { return rows[i].FreshUntil })
 	s.textsOrNull(policies)
 	s.longs(len(rows), func(i int) int64 { return signed(rows[i].Revision) })
-	s.send(putDomains)
+	s.execute()
 	return nil
 }
 
@@ -112,15 +115,17 @@ where process_guid = u.g and instance_index = u.i and presence = u.p`
 
 func (s *sender) actuals(rows []*actualRow, gone []actualID) {
 	if n := len(gone); n > 0 {
+		s.begin(removeActuals)
 		s.texts(n, func(i int) string { return gone[i].ProcessGUID })
 		s.integers(n, func(i int) int32 { return gone[i].Index })
 		s.shorts(n, func(i int) uint8 { return uint8(gone[i].presence) })
-		s.send(removeActuals)
+		s.execute()
 	}
 	n := len(rows)
 	if n == 0 {
 		return
 	}
+	s.begin(putActuals)
 	s.texts(n, func(i int) string { return rows[i].ProcessGUID })
 	s.integers(n, func(i int) int32 { return rows[i].Index })
 	s.shorts(n, func(i int) uint8 { return uint8(rows[i].Presence) })
@@ -130,7 +135,7 @@ func (s *sender) actuals(rows []*actualRow, gone []actualID) {
 	s.texts(n, func(i int) string { return rows[i].CellID })
 	s.texts(n, func(i int) string { return rows[i].Zone })
 	s.texts(n, func(i int) string { return rows[i].DefinitionID })
-	s.blobs(n, func(i int) []byte { return wire.EncodeReported(rows[i].Actual) })
+	s.appended(n, func(i int) bool { return wire.Reported(rows[i].Actual) }, func(b []byte, i int) []byte { return wire.AppendReported(b, rows[i].Actual) })
 	s.bools(n, func(i int) bool { return rows[i].Routable })
 	s.bools(n, func(i int) bool { return rows[i].StopRequested })
 	s.integers(n, func(i int) int32 { return rows[i].CrashCount })
@@ -140,7 +145,7 @@ func (s *sender) actuals(rows []*actualRow, gone []actualID) {
 	s.texts(n, func(i int) string { return rows[i].Tag.Epoch })
 	s.longs(n, func(i int) int64 { return int64(rows[i].Tag.Index) })
 	s.longs(n, func(i int) int64 { return signed(rows[i].Revision) })
-	s.send(putActuals)
+	s.execute()
 }
 
 const upsertDesireds = `
@@ -185,9 +190,10 @@ func (s *sender) healthy(writes []healthyWrite, gone []string) {
 	}
 	s.sendKeyed(removeHealthy, gone)
 	if len(rows) > 0 {
+		s.begin(putHealthy)
 		s.texts(len(rows), func(i int) string { return rows[i].guid })
 		s.texts(len(rows), func(i int) string { return rows[i].id })
-		s.send(putHealthy)
+		s.execute()
 	}
 }
 
@@ -212,6 +218,7 @@ func (s *sender) desireds(keys sealer, rows []*lrp.Desired, gone []string) error
 			return fmt.Errorf("encoding desired lrp %q: %w", d.ProcessGUID, err)
 		}
 	}
+	s.begin(putDesireds)
 	s.texts(n, func(i int) string { return rows[i].ProcessGUID })
 	s.texts(n, func(i int) string { return rows[i].Domain })
 	s.texts(n, func(i int) string { return rows[i].LogGUID })
@@ -232,7 +239,7 @@ func (s *sender) desireds(keys sealer, rows []*lrp.Desired, gone []string) error
 	s.longs(n, func(i int) int64 { return rows[i].CreatedAt })
 	s.longs(n, func(i int) int64 { return rows[i].UpdatedAt })
 	s.longs(n, func(i int) int64 { return signed(rows[i].Revision) })
-	s.send(putDesireds)
+	s.execute()
 	return nil
 }
 
@@ -276,6 +283,7 @@ func (s *sender) tasks(keys sealer, rows []*task.Task, gone []string) error {
 			return fmt.Errorf("encoding task %q: %w", t.GUID, err)
 		}
 	}
+	s.begin(putTasks)
 	s.texts(n, func(i int) string { return rows[i].GUID })
 	s.texts(n, func(i int) string { return rows[i].Domain })
 	s.shorts(n, func(i int) uint8 { return uint8(rows[i].State) })
@@ -297,7 +305,7 @@ func (s *sender) tasks(keys sealer, rows []*task.Task, gone []string) error {
 	s.blobs(n, func(i int) []byte { return append([]byte{}, rows[i].DefinitionDigest...) }) // empty is not null
 	s.bools(n, func(i int) bool { return rows[i].HasCallback })
 	s.longs(n, func(i int) int64 { return signed(rows[i].Revision) })
-	s.send(putTasks)
+	s.execute()
 	return nil
 }
 
@@ -308,24 +316,29 @@ on conflict (process_guid, definition_id) do update set created_at = excluded.cr
 
 const deleteDefinitions = `delete from lrp_definitions using unnest($1::text[]) as u (k) where process_guid = u.k`
 
-// lrpDefinitions writes in the order of the batch, in as few statements as that allows.
+// lrpDefinitions removes first and then stores. What a batch stored before a removal of the same LRP is gone with it.
 func (s *sender) lrpDefinitions(writes []definitionWrite) {
-	for start := 0; start < len(writes); {
-		end := start
-		for end < len(writes) && writes[end].remove == writes[start].remove {
-			end++
+	removed := make(map[string]int) // where in the batch all definitions of an LRP were removed last
+	for i, w := range writes {
+		if w.remove {
+			removed[w.ProcessGUID] = i
 		}
-		run := lastOfEach(writes[start:end], func(w definitionWrite) [2]string { return [2]string{w.ProcessGUID, w.ID} })
-		s.texts(len(run), func(i int) string { return run[i].ProcessGUID })
-		if run[0].remove {
-			s.send(removeDefinitions)
-		} else {
-			s.texts(len(run), func(i int) string { return run[i].ID })
-			s.longs(len(run), func(i int) int64 { return run[i].CreatedAt })
-			s.blobs(len(run), func(i int) []byte { return run[i].Sealed })
-			s.send(putDefinitions)
+	}
+	puts := make([]definitionWrite, 0, len(writes))
+	for i, w := range writes {
+		if last, ok := removed[w.ProcessGUID]; !w.remove && (!ok || i > last) {
+			puts = append(puts, w)
 		}
-		start = end
+	}
+	s.sendKeyed(removeDefinitions, slices.Collect(maps.Keys(removed)))
+	puts = lastOfEach(puts, func(w definitionWrite) [2]string { return [2]string{w.ProcessGUID, w.ID} })
+	if len(puts) > 0 {
+		s.begin(putDefinitions)
+		s.texts(len(puts), func(i int) string { return puts[i].ProcessGUID })
+		s.texts(len(puts), func(i int) string { return puts[i].ID })
+		s.longs(len(puts), func(i int) int64 { return puts[i].CreatedAt })
+		s.blobs(len(puts), func(i int) []byte { return puts[i].Sealed })
+		s.execute()
 	}
 }
 
@@ -348,9 +361,10 @@ func (s *sender) taskDefinitions(writes []taskDefinitionWrite) {
 	}
 	s.sendKeyed(removeTaskDefinitions, gone)
 	if len(puts) > 0 {
+		s.begin(putTaskDefinitions)
 		s.texts(len(puts), func(i int) string { return puts[i].guid })
 		s.blobs(len(puts), func(i int) []byte { return puts[i].sealed })
-		s.send(putTaskDefinitions)
+		s.execute()
 	}
 }
 

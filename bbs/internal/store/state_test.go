@@ -159,14 +159,14 @@ func TestTreeOfManyRows(t *testing.T) {
 // TestPackedRecordsShareNothing makes sure that packing a record leaves alone the one that it was made from, which others read.
 func TestPackedRecordsShareNothing(t *testing.T) {
 	t.Parallel()
-	before := newActualRow(&lrp.Actual{
+	before := new(recordEncoder).actual(&lrp.Actual{
 		Key: lrp.Key{ProcessGUID: "guid"}, State: lrp.Running, Tag: lrp.ModificationTag{Epoch: "epoch"},
 		NetInfo:    &lrp.NetInfo{Address: "10.0.0.1", Ports: []lrp.PortMapping{{ContainerPort: 1}}},
 		MetricTags: []lrp.TagValue{{Name: "name", Value: "value"}}, InternalRoutes: []string{"route"},
 	})
 	copied := *before.Actual
 	copied.Presence = lrp.Suspect
-	after := newActualRow(&copied)
+	after := new(recordEncoder).actual(&copied)
 	require.NotSame(t, before.NetInfo, after.NetInfo)
 	require.NotSame(t, &before.NetInfo.Ports[0], &after.NetInfo.Ports[0])
 	require.NotSame(t, &before.MetricTags[0], &after.MetricTags[0])
@@ -175,10 +175,10 @@ func TestPackedRecordsShareNothing(t *testing.T) {
 	require.Equal(t, before.MetricTags, after.MetricTags)
 
 	d := desired("app", 1)
-	encodeDesired(d)
+	new(recordEncoder).desired(d)
 	next := *d
 	next.Instances = 2
-	encodeDesired(&next)
+	new(recordEncoder).desired(&next)
 	require.NotSame(t, &d.Routes[0], &next.Routes[0])
 	require.NotSame(t, &d.MetricTags[0], &next.MetricTags[0])
 	require.NotSame(t, &d.InternalHostnames[0], &next.InternalHostnames[0])

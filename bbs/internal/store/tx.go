@@ -127,7 +127,7 @@ func (tx *Tx) putRecord(before, after *lrp.Actual) {
 		}
 	default:
 		after.Revision = tx.batch.revision
-		row := newActualRow(after)
+		row := tx.batch.encoder.actual(after)
 		existing := tx.state.actuals.get(row.key())
 		if existing != nil {
 			tx.batch.remember(existing)
@@ -146,7 +146,7 @@ func (tx *Tx) putDesired(before, after *lrp.Desired) {
 		return
 	}
 	after.Revision = tx.batch.revision
-	encodeDesired(after)
+	tx.batch.encoder.desired(after)
 	if before == nil || before.HealthyDefinitionID != after.HealthyDefinitionID {
 		tx.batch.healthy[after.ProcessGUID] = struct{}{}
 	}

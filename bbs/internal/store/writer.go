@@ -233,7 +233,7 @@ func answerAll(outcomes []outcome, revision uint64) {
 	}
 }
 
-// write sends a batch as one pipelined transaction.
+// write sends a batch as one transaction.
 //
 // It returns nil if it is committed, ErrFenced, an error that wraps a *pgconn.PgError if Postgres
 // refused it, errUncertain if nobody answered, and any other error if it could not be sent at all.
@@ -248,6 +248,16 @@ func (w *writer) write(ctx context.Context, b *batch, content *changes) error {
 	}
 	w.metrics.logBytes.Add(float64(len(sealed)))
 
+	w.sender.reset()
+	w.sender.begin(advance)
+	w.sender.long(b.epoch)
+	w.sender.long(signed(b.revision - 1))
+	w.sender.execute()
+	w.sender.batch(b, sealed)
+	if err := content.send(&w.sender, w.keys); err != nil {
+		return err
+	}
+
 	// The commit is not to be broken off because the process is asked to stop.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.cfg.CommitTimeout)
 	defer cancel()
@@ -255,36 +265,20 @@ func (w *writer) write(ctx context.Context, b *batch, content *changes) error {
 	if err != nil {
 		return w.writeError(fmt.Errorf("connecting: %w", err)) //nolint:contextcheck // the context of the batch may have ended
 	}
-	// Without an explicit begin all statements up to the sync that ends the pipeline are one
-	// transaction, and Close returns after its commit.
-	pipeline := conn.PgConn().StartPipeline(ctx)
-	w.sender.reset(pipeline)
-	w.sender.long(b.epoch)
-	w.sender.long(signed(b.revision - 1))
-	w.sender.send(advance)
-	w.sender.batch(b, sealed)
-	if err := content.send(&w.sender, w.keys); err != nil {
-		_ = pipeline.Close() // which ends the connection, because of what is in it without a sync
-		w.drop()             //nolint:contextcheck // the context of the batch may have ended
-		return err
-	}
-	if err = pipeline.Sync(); err != nil {
-		_ = pipeline.Close() // the connection is broken
-	} else {
-		err = pipeline.Close()
-	}
-	return w.writeError(err) //nolint:contextcheck // the context of the batch may have ended
+	deadline, _ := ctx.Deadline()
+	return w.writeError(w.sender.exchange(conn.PgConn(), deadline)) //nolint:contextcheck // the context of the batch may have ended
 }
 
-// batch sends the row of the log.
+// batch makes the row of the log.
 func (s *sender) batch(b *batch, sealed []byte) {
+	s.begin(logBatch)
 	s.long(signed(b.revision))
 	s.blob(b.id[:])
 	s.long(b.epoch)
 	s.moment(b.at)
 	s.integer(len(b.events))
 	s.blob(sealed)
-	s.send(logBatch)
+	s.execute()
 }
 
 // writeError says what an error of the connection means for a batch.
@@ -296,8 +290,11 @@ func (w *writer) writeError(err error) error {
 	switch {
 	case errors.As(err, &refusal) && refusal.Code == sqlFenced:
 		return ErrFenced.With("%w", err)
-	case errors.As(err, &refusal) && refusal.SeverityUnlocalized == "ERROR":
+	case errors.As(err, &refusal) && refusal.SeverityUnlocalized == severityError:
+		w.dropAfter(refusal) //nolint:contextcheck // the context of the batch may have ended
 		return fmt.Errorf("writing a batch: %w", err)
+	case errors.Is(err, errTooLong):
+		return err
 	default:
 		w.drop() //nolint:contextcheck // the context of the batch may have ended
 		return fmt.Errorf("%w: %w", errUncertain, err)
@@ -313,7 +310,7 @@ func (c *changes) committed() Committed {
 	}
 }
 
-// send sends the statements of all tables.
+// send makes the statements of all tables.
 func (c *changes) send(s *sender, keys sealer) error {
 	s.actuals(c.actuals, c.actualsGone)
 	s.lrpDefinitions(c.definitions)
@@ -343,6 +340,9 @@ func (w *writer) connection(ctx context.Context) (*pgx.Conn, error) {
 	if err == nil {
 		err = prepare(ctx, conn.Conn().PgConn())
 	}
+	if err == nil {
+		err = conn.Conn().PgConn().SyncConn(ctx) // from here on the sender reads and writes it
+	}
 	if err != nil {
 		// Not for others: it may have some of our settings.
 		_ = conn.Conn().Close(ctx)
@@ -351,6 +351,18 @@ func (w *writer) connection(ctx context.Context) (*pgx.Conn, error) {
 	}
 	w.conn = conn
 	return conn.Conn(), nil
+}
+
+// dropAfter closes a connection that the configuration of the pool does not keep after an error: one to a former primary would
+// refuse every batch. The pool sees the errors of its own reads only.
+func (w *writer) dropAfter(refusal *pgconn.PgError) {
+	if w.conn == nil {
+		return
+	}
+	keep := w.conn.Conn().Config().OnPgError
+	if keep != nil && !keep(w.conn.Conn().PgConn(), refusal) {
+		w.drop()
+	}
 }
 
 // drop closes a connection that is of no use any more.

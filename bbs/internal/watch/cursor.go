@@ -26,6 +26,7 @@ type Cursor struct {
 	// behind tells that the archive had to be asked last time.
 	behind bool
 	wake   chan struct{}
+	idle   *time.Timer
 }
 
 // Cursor returns a reader of what comes after a revision and passes the filter.
@@ -38,7 +39,7 @@ func (l *Log) Cursor(after uint64, filter Filter) (*Cursor, error) {
 	if after > l.newest {
 		return nil, ErrFuture.With("revision %d, the newest is %d", after, l.newest)
 	}
-	c := &Cursor{log: l, filter: filter, position: after, wake: make(chan struct{}, 1)}
+	c := &Cursor{log: l, filter: filter, position: after, wake: make(chan struct{}, 1), idle: time.NewTimer(0)}
 	if filter.CellID == "" {
 		l.any[c] = struct{}{}
 		return c, nil
@@ -52,6 +53,7 @@ func (l *Log) Cursor(after uint64, filter Filter) (*Cursor, error) {
 
 // Close ends the cursor.
 func (c *Cursor) Close() {
+	c.idle.Stop()
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
 	delete(c.log.any, c)
@@ -83,8 +85,7 @@ func (c *Cursor) signal() {
 // It returns ErrTruncated if the log does not reach back to the position of the cursor, and the cause
 // of ctx.
 func (c *Cursor) Next(ctx context.Context, idle time.Duration) (*Batch, error) {
-	timer := time.NewTimer(idle)
-	defer timer.Stop()
+	c.idle.Reset(idle)
 	over := false
 	for {
 		batch, caughtUp, err := c.scan(ctx)
@@ -100,7 +101,7 @@ func (c *Cursor) Next(ctx context.Context, idle time.Duration) (*Batch, error) {
 		case <-c.wake:
 			// Woken without a new batch: by Log.Wake.
 			over = c.position == c.log.Newest()
-		case <-timer.C:
+		case <-c.idle.C:
 			// A cursor of one cell is not woken by what concerns others: it has to look how far they are.
 			over = true
 		case <-ctx.Done():

@@ -214,7 +214,7 @@ func PresenceFrom(p workloadv1.Presence) lrp.Presence {
 	return lrp.Ordinary
 }
 
-// The numbers of the fields of workload.v1.ActualLRP and what it holds, for EncodeActual.
+// The numbers of the fields of workload.v1.ActualLRP and what it holds, for AppendActual.
 const (
 	actualKey, actualInstanceKey, actualNetInfo, actualState, actualPresence = 1, 2, 3, 4, 5
 	actualCrashCount, actualCrashReason, actualPlacementError, actualSince   = 6, 7, 8, 9
@@ -222,56 +222,79 @@ const (
 	actualDefinitionID, actualTag, actualRevision                            = 14, 15, 16
 )
 
-// EncodeActual returns the encoding of Actual(a), the same bytes in every field but made in one
-// allocation: every start encodes a record, for the log, for watchers and for lists.
-func EncodeActual(a *lrp.Actual) []byte {
-	key := message{}.str(1, a.ProcessGUID).num(2, uint64(a.Index)).str(3, a.Domain) //nolint:gosec // validated to be at least 0
-	tag := message{}.str(1, a.Tag.Epoch).num(2, uint64(a.Tag.Index))
-	out := make(message, 0, 192+len(a.ProcessGUID)+len(a.Domain)+len(a.CrashReason)+len(a.PlacementError)+len(a.Zone)+64*len(a.MetricTags))
-	out = out.bytes(actualKey, key)
+// AppendActual appends the encoding of Actual(a), the same in every field, without making the message: every claim and every start
+// encodes a record, for the log, for watchers and for lists.
+func AppendActual(b []byte, a *lrp.Actual) []byte {
+	out := message(b).key(actualKey, a)
 	if !a.IsZero() {
-		out = out.bytes(actualInstanceKey, message{}.str(1, a.InstanceGUID).str(2, a.CellID))
+		out = out.instanceKey(actualInstanceKey, a.InstanceKey)
 	}
-	if a.NetInfo != nil {
-		out = out.bytes(actualNetInfo, encodeNetInfo(a.NetInfo))
-	}
-	out = out.num(actualState, uint64(ActualState(a.State))). //nolint:gosec // an enum
-									num(actualPresence, uint64(Presence(a.Presence))). //nolint:gosec // an enum
-									num(actualCrashCount, uint64(a.CrashCount)).       //nolint:gosec // never negative
-									str(actualCrashReason, a.CrashReason).
-									str(actualPlacementError, a.PlacementError)
-	if a.Since != 0 {
-		out = out.bytes(actualSince, encodeTimestamp(a.Since))
-	}
-	for _, route := range a.InternalRoutes {
-		out = out.bytes(actualInternalRoutes, []byte(route))
-	}
-	for _, value := range a.MetricTags {
-		out = out.bytes(actualMetricTags, message{}.str(1, value.Name).str(2, value.Value))
-	}
+	out = out.netInfo(a.NetInfo).
+		num(actualState, uint64(ActualState(a.State))).    //nolint:gosec // an enum
+		num(actualPresence, uint64(Presence(a.Presence))). //nolint:gosec // an enum
+		num(actualCrashCount, uint64(a.CrashCount)).       //nolint:gosec // never negative
+		str(actualCrashReason, a.CrashReason).
+		str(actualPlacementError, a.PlacementError).
+		timestamp(actualSince, a.Since).
+		reportedTexts(a)
 	if a.Routable {
 		out = out.num(actualRoutable, 1)
 	}
-	return out.str(actualZone, a.Zone).str(actualDefinitionID, a.DefinitionID).
-		bytes(actualTag, tag).num(actualRevision, a.Revision)
+	return out.str(actualZone, a.Zone).str(actualDefinitionID, a.DefinitionID).tag(actualTag, a.Tag).num(actualRevision, a.Revision)
 }
 
-func encodeNetInfo(n *lrp.NetInfo) message {
-	out := message{}.str(1, n.Address)
-	for _, p := range n.Ports {
-		out = out.bytes(2, message{}.num(1, uint64(p.ContainerPort)).num(2, uint64(p.HostPort)).
-			num(3, uint64(p.ContainerTLSProxyPort)).num(4, uint64(p.HostTLSProxyPort)))
+func (m message) key(field protowire.Number, a *lrp.Actual) message {
+	m, start := m.open(field)
+	return m.str(1, a.ProcessGUID).num(2, uint64(a.Index)).str(3, a.Domain).close(start) //nolint:gosec // validated to be at least 0
+}
+
+func (m message) instanceKey(field protowire.Number, k lrp.InstanceKey) message {
+	m, start := m.open(field)
+	return m.str(1, k.InstanceGUID).str(2, k.CellID).close(start)
+}
+
+// netInfo appends the field of an ActualLRP, unless it is nil.
+func (m message) netInfo(n *lrp.NetInfo) message {
+	if n == nil {
+		return m
 	}
-	return out.str(3, n.InstanceAddress).str(4, n.InstanceIPv6Address).
-		num(5, uint64(preferredToProto(n.Preferred))) //nolint:gosec // an enum
+	m, start := m.open(actualNetInfo)
+	m = m.str(1, n.Address)
+	for _, p := range n.Ports {
+		var portStart int
+		m, portStart = m.open(2)
+		m = m.num(1, uint64(p.ContainerPort)).num(2, uint64(p.HostPort)).
+			num(3, uint64(p.ContainerTLSProxyPort)).num(4, uint64(p.HostTLSProxyPort)).close(portStart)
+	}
+	return m.str(3, n.InstanceAddress).str(4, n.InstanceIPv6Address).
+		num(5, uint64(preferredToProto(n.Preferred))). //nolint:gosec // an enum
+		close(start)
 }
 
-func encodeTimestamp(ns int64) message {
+// reportedTexts appends the routes and tags of an ActualLRP.
+func (m message) reportedTexts(a *lrp.Actual) message {
+	for _, route := range a.InternalRoutes {
+		m = m.text(actualInternalRoutes, route)
+	}
+	for i := range a.MetricTags {
+		var start int
+		m, start = m.open(actualMetricTags)
+		m = m.str(1, a.MetricTags[i].Name).str(2, a.MetricTags[i].Value).close(start)
+	}
+	return m
+}
+
+// timestamp appends a time in nanoseconds since the Unix epoch, unless it is 0.
+func (m message) timestamp(field protowire.Number, ns int64) message {
+	if ns == 0 {
+		return m
+	}
 	seconds, nanos := ns/1e9, ns%1e9
 	if nanos < 0 {
 		seconds, nanos = seconds-1, nanos+1e9
 	}
-	return message{}.num(1, uint64(seconds)).num(2, uint64(nanos)) //nolint:gosec // two's complement is the encoding
+	m, start := m.open(field)
+	return m.num(1, uint64(seconds)).num(2, uint64(nanos)).close(start) //nolint:gosec // two's complement is the encoding
 }
 
 // message is an encoded message that fields are appended to. Empty strings and zeros are left out,
@@ -282,6 +305,11 @@ func (m message) str(field protowire.Number, s string) message {
 	if s == "" {
 		return m
 	}
+	return m.text(field, s)
+}
+
+// text appends a text that is there even if it is empty: of a list, or a member of a oneof.
+func (m message) text(field protowire.Number, s string) message {
 	return protowire.AppendString(protowire.AppendTag(m, field, protowire.BytesType), s)
 }
 
@@ -296,26 +324,18 @@ func (m message) num(field protowire.Number, v uint64) message {
 	return protowire.AppendVarint(protowire.AppendTag(m, field, protowire.VarintType), v)
 }
 
-// EncodeReported returns what the cell reported of an instance, as workload.v1.ActualLRP with only
-// those fields, or nil if there is nothing. DecodeReported is its inverse.
-func EncodeReported(a *lrp.Actual) []byte {
-	if a.NetInfo == nil && len(a.InternalRoutes) == 0 && len(a.MetricTags) == 0 {
-		return nil
-	}
-	out := message{}
-	if a.NetInfo != nil {
-		out = out.bytes(actualNetInfo, encodeNetInfo(a.NetInfo))
-	}
-	for _, route := range a.InternalRoutes {
-		out = out.bytes(actualInternalRoutes, []byte(route))
-	}
-	for _, value := range a.MetricTags {
-		out = out.bytes(actualMetricTags, message{}.str(1, value.Name).str(2, value.Value))
-	}
-	return out
+// Reported reports whether a cell has reported anything of an instance that AppendReported would append.
+func Reported(a *lrp.Actual) bool {
+	return a.NetInfo != nil || len(a.InternalRoutes) > 0 || len(a.MetricTags) > 0
 }
 
-// DecodeReported sets in a what EncodeReported took from it.
+// AppendReported appends what the cell reported of an instance, as workload.v1.ActualLRP with only those fields. DecodeReported is
+// its inverse.
+func AppendReported(b []byte, a *lrp.Actual) []byte {
+	return message(b).netInfo(a.NetInfo).reportedTexts(a)
+}
+
+// DecodeReported sets in a what AppendReported took from it.
 func DecodeReported(a *lrp.Actual, reported []byte) error {
 	if reported == nil {
 		return nil
@@ -330,7 +350,7 @@ func DecodeReported(a *lrp.Actual, reported []byte) error {
 	return nil
 }
 
-// DecodeActual is the inverse of EncodeActual.
+// DecodeActual is the inverse of AppendActual.
 func DecodeActual(encoded []byte) (*lrp.Actual, error) {
 	var m workloadv1.ActualLRP
 	if err := proto.Unmarshal(encoded, &m); err != nil {
@@ -341,13 +361,8 @@ func DecodeActual(encoded []byte) (*lrp.Actual, error) {
 
 // EncodeCrash returns the encoding of bbs.v1.ActualLRPCrashed for the instance that crashed.
 func EncodeCrash(before *lrp.Actual, crash *lrp.CrashRecord) []byte {
-	out := message{}.
-		bytes(1, message{}.str(1, before.ProcessGUID).num(2, uint64(before.Index)).str(3, before.Domain)). //nolint:gosec // never negative
-		bytes(2, message{}.str(1, before.InstanceGUID).str(2, before.CellID)).
+	return message{}.key(1, before).instanceKey(2, before.InstanceKey).
 		num(3, uint64(crash.Count)). //nolint:gosec // never negative
-		str(4, crash.Reason)
-	if crash.Since != 0 {
-		out = out.bytes(5, encodeTimestamp(crash.Since))
-	}
-	return out
+		str(4, crash.Reason).
+		timestamp(5, crash.Since)
 }

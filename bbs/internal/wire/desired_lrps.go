@@ -205,33 +205,6 @@ func AppendSchedulingInfo(b []byte, d *lrp.Desired) []byte {
 	return out.str(12, d.ActiveDefinitionID).tag(13, d.Tag).num(14, d.Revision)
 }
 
-// SchedulingInfoSize is at least the size of what AppendSchedulingInfo appends, in bytes, and hardly more: the encodings of all
-// LRPs are kept in memory.
-func SchedulingInfoSize(d *lrp.Desired) int {
-	// What surrounds a text or an entry of a map, and numbers and what else is there once.
-	const perText, perEntry, rest = 3, 12, 80
-	size := rest + len(d.ProcessGUID) + len(d.Domain) + len(d.LogGUID) + len(d.Annotation) + len(d.Placement.RootFS) +
-		len(d.ActiveDefinitionID) + len(d.Tag.Epoch) + 7*perText
-	for _, route := range d.Routes {
-		if route.Router != SecretRouter {
-			size += perEntry + len(route.Router) + len(route.Value)
-		}
-	}
-	for _, tag := range d.MetricTags {
-		size += perEntry + len(tag.Name) + len(tag.Static)
-	}
-	texts := [][]string{d.Placement.VolumeDrivers, d.Placement.PlacementTags}
-	if d.Placement.Constraint != nil {
-		texts = append(texts, d.Placement.Constraint.Require)
-	}
-	for _, list := range texts {
-		for _, text := range list {
-			size += perText + len(text)
-		}
-	}
-	return size
-}
-
 // AppendRoutingInfo is AppendSchedulingInfo for RoutingInfo(d).
 func AppendRoutingInfo(b []byte, d *lrp.Desired) []byte {
 	return message(b).str(1, d.ProcessGUID).str(2, d.Domain).str(3, d.LogGUID).
@@ -268,16 +241,16 @@ func (m message) tag(field protowire.Number, t lrp.ModificationTag) message {
 func (m message) placement(d *lrp.Desired) message {
 	m = m.str(1, d.Placement.RootFS)
 	for _, driver := range d.Placement.VolumeDrivers {
-		m = m.bytes(2, []byte(driver))
+		m = m.text(2, driver)
 	}
 	for _, tag := range d.Placement.PlacementTags {
-		m = m.bytes(3, []byte(tag))
+		m = m.text(3, tag)
 	}
 	if d.Placement.Constraint != nil {
 		var end int
 		m, end = m.open(4)
 		for _, tag := range d.Placement.Constraint.Require {
-			m = m.bytes(1, []byte(tag))
+			m = m.text(1, tag)
 		}
 		m = m.close(end)
 	}
@@ -291,7 +264,7 @@ func (m message) routes(field protowire.Number, routes []lrp.Route) message {
 		}
 		var end int
 		m, end = m.open(field)
-		m = m.bytes(1, []byte(route.Router)).bytes(2, route.Value).close(end)
+		m = m.text(1, route.Router).bytes(2, route.Value).close(end)
 	}
 	return m
 }
@@ -299,10 +272,10 @@ func (m message) routes(field protowire.Number, routes []lrp.Route) message {
 func (m message) metricTags(field protowire.Number, tags []lrp.MetricTag) message {
 	for _, tag := range tags {
 		entry, end := m.open(field)
-		entry = entry.bytes(1, []byte(tag.Name))
+		entry = entry.text(1, tag.Name)
 		value, valueEnd := entry.open(2)
 		if tag.Dynamic == lrp.NotDynamic {
-			value = value.bytes(1, []byte(tag.Static)) // a member of a oneof is there even if it is empty
+			value = value.text(1, tag.Static)
 		} else {
 			value = value.num(2, uint64(metricTagValue(tag).GetDynamic())) //nolint:gosec // an enum
 		}

@@ -69,8 +69,9 @@ func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.Stat
 		out.Unchanged = true
 		return out, nil
 	}
+	placements := translate.Placements{}
 	for _, c := range containers {
-		if err := a.add(out, c); err != nil {
+		if err := a.add(out, c, placements.Of(c)); err != nil {
 			return nil, err
 		}
 	}
@@ -89,8 +90,8 @@ func reason(evacuating bool, unhealthy error) string {
 	return strings.Join(reasons, "; ")
 }
 
-func (a *Auction) add(out *repv1.StateResponse, c executor.Container) error {
-	resources, placement, state := translate.ResourcesMessage(c.Resources), translate.Placement(c), translate.State(c)
+func (a *Auction) add(out *repv1.StateResponse, c executor.Container, placement *workloadv1.PlacementConstraint) error {
+	resources, state := translate.ResourcesMessage(c.Resources), translate.State(c)
 	if c.Tags[translate.TagLifecycle] == translate.LifecycleTask {
 		out.Tasks = append(out.Tasks, &repv1.Task{
 			TaskGuid: c.Tags[translate.TagTaskGUID], Domain: c.Tags[translate.TagDomain], Resources: resources, Placement: placement, State: state,

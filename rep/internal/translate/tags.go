@@ -94,6 +94,21 @@ func Placement(c executor.Container) *workloadv1.PlacementConstraint {
 	return placement
 }
 
+// Placements remembers what containers ask of a cell by the text of their tags: most of a cell's ask for the same, and to read
+// it costs more than all else that is told of a container. Not safe for concurrent use.
+type Placements map[string]*workloadv1.PlacementConstraint
+
+// Of returns what a container asks of a cell. The message is shared and must not be changed.
+func (p Placements) Of(c executor.Container) *workloadv1.PlacementConstraint {
+	text := c.Tags[TagPlacement]
+	placement, known := p[text]
+	if !known {
+		placement = Placement(c)
+		p[text] = placement
+	}
+	return placement
+}
+
 func marshalPlacement(placement *workloadv1.PlacementConstraint) string {
 	if placement == nil {
 		return ""

@@ -101,12 +101,7 @@ type offer struct {
 }
 
 func (p *Performer) newOffer(req *repv1.PerformRequest) *offer {
-	held := map[string]bool{}
-	for _, c := range p.Executor.ListContainers() {
-		if c.State != executor.StateCompleted {
-			held[identity(c.Tags)] = true
-		}
-	}
+	held := p.holds(req)
 	o := &offer{first: map[string]*repv1.WorkResult{}}
 	for _, lrp := range req.GetLrps() {
 		guid := p.NewGUID()
@@ -118,6 +113,25 @@ func (p *Performer) newOffer(req *repv1.PerformRequest) *offer {
 		o.tasks = append(o.tasks, o.add(p.NewGUID(), tags, task, held))
 	}
 	return o
+}
+
+// holds returns the identities of what the cell has of the work already. A cell has hundreds of containers and is offered a few
+// at a time, so names are looked up before identities are made.
+func (p *Performer) holds(req *repv1.PerformRequest) map[string]bool {
+	names := map[string]bool{}
+	for _, lrp := range req.GetLrps() {
+		names[lrp.GetKey().GetProcessGuid()] = true
+	}
+	for _, task := range req.GetTasks() {
+		names[task.GetTaskGuid()] = true
+	}
+	held := map[string]bool{}
+	for _, c := range p.Executor.ListContainers() {
+		if c.State != executor.StateCompleted && (names[c.Tags[translate.TagProcessGUID]] || names[c.Tags[translate.TagTaskGUID]]) {
+			held[identity(c.Tags)] = true
+		}
+	}
+	return held
 }
 
 // described is what LRP and task work have in common.
