@@ -22,8 +22,11 @@ func (c *compiler) message(desc protoreflect.MessageDescriptor) *plan {
 	switch {
 	case err != nil || len(rules.GetOneof()) > 0:
 		p.unsure = true
-	case len(rules.GetCel()) > 0 || len(rules.GetCelExpression()) > 0:
-		p.own = append(p.own, only(desc))
+	default:
+		var sure bool
+		if p.own, sure = expressions(rules, func(source string) check { return ofMessage(desc, source) }); !sure {
+			p.validator = only(desc)
+		}
 	}
 	oneofs := desc.Oneofs()
 	for i := range oneofs.Len() {
@@ -44,6 +47,29 @@ func (c *compiler) message(desc protoreflect.MessageDescriptor) *plan {
 	return p
 }
 
+// withExpressions is what rules of a message and of a field have in common.
+type withExpressions interface {
+	GetCel() []*validate.Rule
+	GetCelExpression() []string
+}
+
+// expressions compiles all rules in CEL of a message or field. It returns false if there are some that only the general validator
+// understands.
+func expressions(rules withExpressions, compile func(source string) check) ([]check, bool) {
+	if len(rules.GetCelExpression()) > 0 {
+		return nil, false // what they mean depends on the type of their value
+	}
+	var checks []check
+	for _, rule := range rules.GetCel() {
+		holds := compile(rule.GetExpression())
+		if holds == nil {
+			return nil, false
+		}
+		checks = append(checks, holds)
+	}
+	return checks, true
+}
+
 // only lets the general validator look at the rules of one message or field, and at nothing below it.
 func only(desc protoreflect.Descriptor) protovalidate.ValidationOption {
 	return protovalidate.WithFilter(protovalidate.FilterFunc(func(_ protoreflect.Message, d protoreflect.Descriptor) bool {
@@ -62,12 +88,14 @@ func (c *compiler) field(desc protoreflect.FieldDescriptor) (field, bool) {
 		return f, true
 	}
 	f.required = rules.GetRequired()
-	if len(rules.GetCel()) > 0 || len(rules.GetCelExpression()) > 0 {
-		f.cel = only(desc)
-	}
 	var sure bool
 	if f.checks, sure = c.value(desc, rules); !sure {
 		return f, false
+	}
+	own, understood := expressions(rules, func(source string) check { return ofField(desc, source) })
+	f.checks = append(f.checks, own...)
+	if !understood {
+		f.cel = only(desc)
 	}
 	return f, rules.GetIgnore() == validate.Ignore_IGNORE_UNSPECIFIED
 }

@@ -72,10 +72,12 @@ func planOf(desc protoreflect.MessageDescriptor) *plan {
 type plan struct {
 	// unsure is set if there is a rule that is not known here.
 	unsure bool
-	// own are rules of the message as a whole, which only the general validator understands; it gets no further than them.
-	own    []protovalidate.ValidationOption
-	oneofs []protoreflect.OneofDescriptor // of which a member must be set
-	fields []field
+	// own are rules of the message as a whole; if not all of them are understood, the general validator is asked about them. It gets
+	// no further than them.
+	own       []check
+	validator protovalidate.ValidationOption
+	oneofs    []protoreflect.OneofDescriptor // of which a member must be set
+	fields    []field
 }
 
 // field is what has to hold of a field.
@@ -85,7 +87,7 @@ type field struct {
 	// optional fields are left alone unless they are set.
 	optional bool
 	checks   []check
-	// cel, like plan.own, is for the general validator.
+	// cel, like plan.validator, is for rules that are not understood.
 	cel protovalidate.ValidationOption
 }
 
@@ -96,10 +98,11 @@ func (p *plan) holds(m protoreflect.Message) bool {
 	if p.unsure {
 		return false
 	}
-	for _, only := range p.own {
-		if protovalidate.Validate(m.Interface(), only) != nil {
-			return false
-		}
+	if p.validator != nil && protovalidate.Validate(m.Interface(), p.validator) != nil {
+		return false
+	}
+	if len(p.own) > 0 && !all(p.own, protoreflect.ValueOfMessage(m)) {
+		return false
 	}
 	for _, oneof := range p.oneofs {
 		if m.WhichOneof(oneof) == nil {
