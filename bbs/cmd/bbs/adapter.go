@@ -40,7 +40,7 @@ func (s effectStore) Callback(ctx context.Context, taskGUID string) (effect.Call
 
 // changes converts what a commit touched.
 func changes(c store.Committed) effect.Changes {
-	return effect.Changes{Actuals: c.Actuals, Gone: c.ActualsGone, Desireds: c.Desireds, Tasks: c.Tasks}
+	return effect.Changes{Actuals: c.Actuals, Gone: c.ActualsGone, Desireds: c.Desireds, DesiredsGone: c.DesiredsGone, Tasks: c.Tasks}
 }
 
 // withoutQuarantine hides the instances of LRPs that are stored but cannot be read. To convergence they
@@ -65,6 +65,13 @@ func (w withoutQuarantine) InstancesOf(guid string) []*lrp.Actual {
 }
 
 func (w withoutQuarantine) Records() iter.Seq[*lrp.Actual] { return w.readable(w.View.Records()) }
+
+func (w withoutQuarantine) RecordsFrom(guid string) iter.Seq[*lrp.Actual] {
+	return w.readable(w.View.RecordsFrom(guid))
+}
+
+// Tally is not known: that of the view counts the records that are hidden, too.
+func (w withoutQuarantine) Tally() (lrp.Tally, bool) { return lrp.Tally{}, false }
 
 func (w withoutQuarantine) RecordsOnCell(cell string) iter.Seq[*lrp.Actual] {
 	return w.readable(w.View.RecordsOnCell(cell))

@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"diego.internal/bbs/internal/api"
 	"diego.internal/bbs/internal/schema"
 	"diego.internal/bbs/internal/store"
 	"diego.internal/servicekit/lifecycle"
@@ -122,17 +123,37 @@ func observeSchema(tel *telemetry.Telemetry, st *store.Store, status *schemaStat
 	tel.AddReadiness("schema", func() (any, error) { return schemaReadiness(st, status) })
 }
 
+// version is that of the tables as last read, 0 before.
+func (s *schemaStatus) version() int64 {
+	if migration := s.migration(); migration.Current != 0 {
+		return migration.Current
+	}
+	if versions := s.versions.Load(); versions != nil {
+		return versions.Current
+	}
+	return 0
+}
+
+// status is for operators who ask the API.
+func (s *schemaStatus) status(st *store.Store) api.SchemaStatus {
+	status := api.SchemaStatus{BuiltFor: schema.Built(), Version: s.version()}
+	if status.Version == 0 && st.Committed() != nil {
+		status.Version = schema.Built() // a standby loads no other
+	}
+	if st.Migrating() {
+		status.MigratingTo = s.migration().Target
+	}
+	return status
+}
+
 func schemaReadiness(st *store.Store, status *schemaStatus) (any, error) {
 	detail := map[string]any{"built_for": schema.Built()}
-	migration := status.migration()
-	if migration.Current != 0 {
-		detail["version"] = migration.Current
-	} else if versions := status.versions.Load(); versions != nil {
-		detail["version"] = versions.Current
+	if version := status.version(); version != 0 {
+		detail["version"] = version
 	}
 	switch {
 	case st.Migrating():
-		detail["target"] = migration.Target
+		detail["target"] = status.migration().Target
 		return detail, errMigrating
 	case status.rolledBack.Load():
 		return detail, errRolledBack

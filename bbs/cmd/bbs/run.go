@@ -88,14 +88,15 @@ func run(ctx context.Context, args []string) error {
 		Auctions: auctioneerv1.NewAuctionsClient(auctioneer), Cells: registry, Callbacks: callbackClient(source, cfg.GRPC.TLS.CA),
 	}, tel.Log)
 
+	status := &schemaStatus{}
 	api.Register(server.GRPC(), api.Config{
 		Store: st, Cells: registry, Effects: effects, Log: tel.Log, NewGUID: uuid.NewString, Instance: cfg.Lock.Owner,
 		MaxTaskRetries: cfg.Tasks.MaxRetries, BookmarkInterval: cfg.Watch.Bookmark, Metrics: tel.Registry,
+		Schema: func() api.SchemaStatus { return status.status(st) },
 	})
 	server.SetServing("", true)
 	server.SetServing(healthService, false)
 	observe(tel, st, effects)
-	status := &schemaStatus{}
 	observeSchema(tel, st, status)
 
 	m := master{cfg: cfg, tel: tel, pool: pool, store: st, effects: effects, server: server, backend: locks, schema: status}

@@ -40,6 +40,10 @@ type Effects interface {
 	Status() effect.Status
 }
 
+// SchemaStatus is what this process knows of the layout of the tables: the version that it was built for, the one that they had when
+// it last looked, 0 before, and the one that a migration is under way to, 0 if none is.
+type SchemaStatus struct{ BuiltFor, Version, MigratingTo int64 }
+
 // Config of the API; all are required but the last four.
 type Config struct {
 	Store   *store.Store
@@ -50,6 +54,8 @@ type Config struct {
 	NewGUID func() string
 	// Instance is the name of this BBS among its peers.
 	Instance string
+	// Schema tells of the tables. It must not block.
+	Schema func() SchemaStatus
 
 	// MaxTaskRetries is how often a task may be rejected before it fails; 0 is 3.
 	MaxTaskRetries int32

@@ -1,16 +1,19 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	bbsv1 "diego.internal/proto/bbs/v1"
@@ -454,6 +457,36 @@ func TestStandbyRefuses(t *testing.T) {
 	require.False(t, status.GetActive())
 	require.Equal(t, uint64(1), status.GetRevision())
 	require.True(t, status.GetBrakeEngaged())
+}
+
+func TestStatusTellsOfSchemaKeysAndConvergence(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	client := bbsv1.NewMaintenanceClient(h.operator())
+	status, err := client.GetStatus(t.Context(), &bbsv1.GetStatusRequest{})
+	require.NoError(t, err)
+	require.Nil(t, status.GetLastConvergence(), "there was none")
+	require.False(t, status.GetKeys().GetCounted(), "nobody has counted")
+	require.Equal(t, "a", status.GetKeys().GetActiveLabel())
+	require.Empty(t, cmp.Diff(&bbsv1.SchemaStatus{BuiltFor: 3, Version: 2, MigratingTo: 3}, status.GetSchema(), protocmp.Transform()))
+
+	ctx, cancel := context.WithCancel(t.Context())
+	rotated := make(chan error, 1)
+	go func() { rotated <- h.store.Rotate(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-rotated)
+	})
+	at := time.Unix(1700000000, 0)
+	h.effects.ran(at)
+	require.Eventually(t, func() bool {
+		status, err = client.GetStatus(t.Context(), &bbsv1.GetStatusRequest{})
+		return err == nil && status.GetKeys().GetCounted()
+	}, 20*time.Second, 10*time.Millisecond)
+	require.Empty(t, status.GetKeys().GetLeft())
+	require.Equal(t, []string{"old"}, status.GetKeys().GetRemovableLabels())
+	require.True(t, at.Equal(status.GetLastConvergence().AsTime()))
+	require.Equal(t, time.Second, status.GetLastConvergenceDuration().AsDuration())
 }
 
 func TestCellsAndTags(t *testing.T) {

@@ -49,19 +49,26 @@ func (f fakeCells) List() []cells.Cell { return f }
 // fakeEffects remembers what it was asked for.
 type fakeEffects struct {
 	released atomic.Bool
+	lastRun  atomic.Pointer[time.Time]
 }
+
+func (f *fakeEffects) ran(at time.Time) { f.lastRun.Store(&at) }
 
 func (f *fakeEffects) OverrideBrake(release bool, _ time.Duration) {
 	f.released.Store(release)
 }
 
 func (f *fakeEffects) Status() effect.Status {
-	return effect.Status{Brake: true, Duration: time.Second}
+	status := effect.Status{Brake: true, Duration: time.Second}
+	if at := f.lastRun.Load(); at != nil {
+		status.LastRun = *at
+	}
+	return status
 }
 
 func newHarness(t *testing.T) *harness {
 	t.Helper()
-	keys, err := seal.New([]seal.Key{{Label: "a"}}, "a")
+	keys, err := seal.New([]seal.Key{{Label: "a"}, {Label: "old", Secret: [32]byte{1}}}, "a")
 	require.NoError(t, err)
 	pool := postgrestest.New(t, store.Migrate)
 	st, err := store.New(store.Config{Pool: pool, Keys: keys, Log: slog.New(slog.DiscardHandler)})
@@ -81,7 +88,8 @@ func newHarness(t *testing.T) *harness {
 	Register(h.server.GRPC(), Config{
 		Store: st, Cells: h.cells, Effects: h.effects, Log: slog.New(slog.DiscardHandler), NewGUID: uuid.NewString, Instance: "bbs-1",
 		BookmarkInterval: 50 * time.Millisecond, Metrics: tel.Registry,
-		Clock: func() time.Time { return time.Now().Add(time.Duration(h.now.Load())) },
+		Schema: func() SchemaStatus { return SchemaStatus{BuiltFor: 3, Version: 2, MigratingTo: 3} },
+		Clock:  func() time.Time { return time.Now().Add(time.Duration(h.now.Load())) },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)

@@ -98,14 +98,17 @@ func (m *maintenance) OverrideBrake(ctx context.Context, req *bbsv1.OverrideBrak
 	return &bbsv1.OverrideBrakeResponse{}, nil
 }
 
+// GetStatus answers whatever this server is, also while it migrates: it is what one asks then.
 func (m *maintenance) GetStatus(context.Context, *bbsv1.GetStatusRequest) (*bbsv1.GetStatusResponse, error) {
-	if m.Store.Migrating() {
-		return nil, store.ErrMigrating
-	}
 	status := m.Effects.Status()
 	resp := &bbsv1.GetStatusResponse{
 		Active: m.Store.Active(), Instance: m.Instance, BrakeEngaged: status.Brake,
 		LastConvergenceDuration: durationpb.New(status.Duration),
+		Schema:                  m.schemaStatus(), Keys: keyStatus(m.Store.KeyRotation()),
+		QuarantinedRecords: uint64(m.Store.QuarantinedCount()), //nolint:gosec // a count
+	}
+	if !resp.GetActive() {
+		resp.StandbyWaitsFor = m.Store.StandbyWaits()
 	}
 	if status.LastRun.After(time.Time{}) {
 		resp.LastConvergence = timestamppb.New(status.LastRun)
@@ -114,4 +117,26 @@ func (m *maintenance) GetStatus(context.Context, *bbsv1.GetStatusRequest) (*bbsv
 		resp.Revision, resp.Epoch = view.Revision(), view.Epoch()
 	}
 	return resp, nil
+}
+
+func (m *maintenance) schemaStatus() *bbsv1.SchemaStatus {
+	s := m.Schema()
+	return &bbsv1.SchemaStatus{BuiltFor: s.BuiltFor, Version: s.Version, MigratingTo: s.MigratingTo}
+}
+
+func keyStatus(r store.KeyRotation) *bbsv1.KeyStatus {
+	m := &bbsv1.KeyStatus{ActiveLabel: r.ActiveLabel, Counted: r.Known, RemovableLabels: r.Removable}
+	m.Left, m.Unreadable = counts(r.Left), counts(r.Unreadable)
+	return m
+}
+
+// counts leaves out what is 0.
+func counts(of map[string]int) map[string]uint64 {
+	out := map[string]uint64{}
+	for label, n := range of {
+		if n > 0 {
+			out[label] = uint64(n)
+		}
+	}
+	return out
 }

@@ -42,10 +42,38 @@ func sorted[K comparable, V any](m map[K]V, compare func(K, K) int) iter.Seq[V] 
 
 func (w *world) Revision() uint64                  { return 1 }
 func (w *world) Domains() iter.Seq[*lrp.Domain]    { return sorted(w.domains, cmp.Compare[string]) }
-func (w *world) Desireds() iter.Seq[*lrp.Desired]  { return sorted(w.desired, cmp.Compare[string]) }
 func (w *world) Tasks() iter.Seq[*task.Task]       { return sorted(w.tasks, cmp.Compare[string]) }
 func (w *world) Instance(key lrp.Key) lrp.Instance { return w.actual[key] }
 func (w *world) Desired(guid string) *lrp.Desired  { return w.desired[guid] }
+
+func (w *world) DesiredsFrom(guid string) iter.Seq[*lrp.Desired] {
+	return from(sorted(w.desired, cmp.Compare[string]), func(d *lrp.Desired) bool { return d.ProcessGUID >= guid })
+}
+
+func (w *world) RecordsFrom(guid string) iter.Seq[*lrp.Actual] {
+	return from(w.Records(), func(a *lrp.Actual) bool { return a.ProcessGUID >= guid })
+}
+
+// from leaves out what comes before.
+func from[T any](all iter.Seq[T], reached func(T) bool) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for v := range all {
+			if reached(v) && !yield(v) {
+				return
+			}
+		}
+	}
+}
+
+func (w *world) Tally() (tally lrp.Tally, known bool) {
+	for _, d := range w.desired {
+		tally.AddDesired(d, 1)
+	}
+	for row := range w.Records() {
+		tally.Add(row, 1)
+	}
+	return tally, true
+}
 
 func (w *world) Records() iter.Seq[*lrp.Actual] {
 	return func(yield func(*lrp.Actual) bool) {
@@ -157,6 +185,8 @@ func (w *world) show() []string {
 
 func at(guid string, index int32) lrp.Key { return lrp.Key{ProcessGUID: guid, Index: index} }
 
-func view(cells Cells) *View { return &View{Now: now, Cells: cells, Config: DefaultConfig()} }
+func view(cells Cells) *View {
+	return &View{Now: now, Cells: cells, Config: DefaultConfig(), Remember: 100}
+}
 
 var bothPresent = Cells{"cell-1": Present, "cell-2": Present}

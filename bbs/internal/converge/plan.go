@@ -1,8 +1,6 @@
 package converge
 
 import (
-	"iter"
-
 	"diego.internal/bbs/internal/lrp"
 	"diego.internal/bbs/internal/task"
 )
@@ -29,7 +27,15 @@ type Plan struct {
 	// UnsureCells hold instances or tasks, but nothing is known of them. Without duplicates.
 	UnsureCells []string
 
-	Stats Stats
+	// Unsettled are the LRPs that are to be looked at again even if nothing changes; see View.settled. There may be duplicates.
+	// Their texts are parts of the snapshot.
+	Unsettled []string
+	// TooMany tells that there are more of them than View.Remember, and that Unsettled has none.
+	TooMany bool
+
+	// Looked is how many desired LRPs were looked at.
+	Looked int
+	Stats  Stats
 }
 
 // LRPWork is an index and the first action it needs.
@@ -71,12 +77,31 @@ type Stats struct {
 	TasksResolving int
 }
 
+// count takes from a tally what it knows of LRPs.
+func (s *Stats) count(t *lrp.Tally) {
+	s.LRPsDesired = t.Desired
+	s.LRPsUnclaimed, s.LRPsClaimed = t.Count(lrp.Ordinary, lrp.Unclaimed), t.Count(lrp.Ordinary, lrp.Claimed)
+	s.LRPsRunning, s.LRPsCrashed = t.Count(lrp.Ordinary, lrp.Running), t.Count(lrp.Ordinary, lrp.Crashed)
+	s.SuspectRunning = t.Count(lrp.Suspect, lrp.Running)
+	s.SuspectClaimed = t.CountAll(lrp.Suspect) - s.SuspectRunning
+	s.Evacuating = t.CountAll(lrp.Evacuating)
+}
+
+// Counted reports whether the counts that a tally has are those of the tally.
+func (s Stats) Counted(t *lrp.Tally) bool {
+	counted := s
+	counted.count(t)
+	return counted == s
+}
+
 // planner gathers one plan.
 type planner struct {
 	view    *View
 	plan    Plan
 	domains map[string]*lrp.Domain
 	unsure  map[string]struct{}
+	// wanted holds the desired LRPs of one section.
+	wanted []*lrp.Desired
 }
 
 func newPlanner(s LRPs, v *View) *planner {
@@ -95,10 +120,29 @@ func newPlanner(s LRPs, v *View) *planner {
 func (v *View) Make(s Snapshot) Plan {
 	p := newPlanner(s, v)
 	p.walk(s)
-	for t := range s.Tasks() {
-		p.task(t)
-	}
+	p.tasks(s)
 	return p.plan
+}
+
+// MakeOf compares only some LRPs, which must be in order and without duplicates, and all tasks. If all others are settled its plan
+// is that of Make, Stats included, for which the snapshot must know its tally.
+func (v *View) MakeOf(s Snapshot, guids []string) Plan {
+	p := newPlanner(s, v)
+	for _, guid := range guids {
+		p.only(s, guid)
+	}
+	p.tasks(s)
+	tally, _ := s.Tally()
+	p.plan.Stats.count(&tally)
+	return p.plan
+}
+
+// MakeSection compares up to n desired LRPs from a process guid on and whatever else is there up to the next one, and returns where
+// the next section begins, "" at the end. Stats are those of the section.
+func (v *View) MakeSection(s Snapshot, from string, n int) (plan Plan, next string) {
+	p := newPlanner(s, v)
+	next = p.section(s, from, n)
+	return p.plan, next
 }
 
 // MakeForCell does the same for what one cell holds, for when it is lost or has returned. Stats and
@@ -119,91 +163,35 @@ func (v *View) MakeForCell(s Snapshot, cellID string) Plan {
 	return p.plan
 }
 
-// walk merges the desired and the actual LRPs: the records come by themselves, the desired LRPs are
-// pulled as far as the records have got.
-func (p *planner) walk(s LRPs) {
-	pull, stop := iter.Pull(s.Desireds())
-	defer stop()
-	m := merge{planner: p, pull: pull}
-	m.advance()
-	for row := range s.Records() {
-		if row.Key != m.key || m.instance.IsZero() {
-			m.finishIndex()
-			m.key = row.Key
-		}
-		m.instance.Set(row)
-	}
-	m.finishIndex()
-	for m.desired != nil {
-		m.finishLRP()
+// settled reports whether nothing is to be done about an index, and will not be at any time as long as neither its records nor the
+// desired LRP change and its cell stays present: a wanted instance runs there, no other holds the index, and nobody has asked it to
+// stop. View.decide says Nothing of it without looking at the time or at the domain. That its routes or tags have drifted is
+// another matter, which View.Compared settles.
+func (v *View) settled(s *Subject) bool {
+	o := s.Instance.Ordinary
+	return o != nil && o.State == lrp.Running && !o.StopRequested && s.wanted() &&
+		s.Instance.Suspect == nil && s.Instance.Evacuating == nil && v.Cells[o.CellID] == Present
+}
+
+// unsettle notes an LRP with an index that is not settled.
+func (p *planner) unsettle(guid string) {
+	switch {
+	case p.plan.TooMany:
+	case len(p.plan.Unsettled) < p.view.Remember:
+		p.plan.Unsettled = append(p.plan.Unsettled, guid)
+	default:
+		p.plan.Unsettled, p.plan.TooMany = nil, true
 	}
 }
 
-// merge is the state of walk between two records.
-type merge struct {
-	*planner
-	pull func() (*lrp.Desired, bool)
-	// desired is the LRP that is being looked at or that comes next; nil after the last.
-	desired *lrp.Desired
-	// next is its first index that has not been looked at.
-	next int32
-	// crashed tells whether an index of it is.
-	crashed bool
-	// key and instance are the index whose records are being gathered.
-	key      lrp.Key
-	instance lrp.Instance
-}
-
-func (m *merge) advance() {
-	m.desired, _ = m.pull()
-	m.next, m.crashed = 0, false
-	if m.desired != nil {
-		m.plan.Stats.LRPsDesired += int(m.desired.Instances)
-	}
-}
-
-// finishIndex looks at the index that has been gathered, after all that comes before it in order of
-// key and has no record.
-func (m *merge) finishIndex() {
-	if m.instance.IsZero() {
-		return
-	}
-	for m.desired != nil && m.desired.ProcessGUID < m.key.ProcessGUID {
-		m.finishLRP()
-	}
-	d := m.desired
-	if d != nil && d.ProcessGUID != m.key.ProcessGUID {
-		d = nil
-	}
-	if d != nil {
-		m.gap(d, m.next, m.key.Index)
-		m.next = m.key.Index + 1
-		m.crashed = m.crashed || m.instance.Ordinary != nil && m.instance.Ordinary.State == lrp.Crashed
-	}
-	m.index(m.key, m.instance, d)
-	m.instance = lrp.Instance{}
-}
-
-// finishLRP plans what the present LRP has no record of, and goes on to the next.
-func (m *merge) finishLRP() {
-	m.gap(m.desired, m.next, m.desired.Instances)
-	if m.crashed {
-		m.plan.Stats.CrashingDesiredLRPs++
-	}
-	m.advance()
-}
-
-// gap plans the indices from first up to end, exclusive, that have no record at all.
-func (p *planner) gap(d *lrp.Desired, first, end int32) {
-	for index := first; index < min(end, d.Instances); index++ {
-		p.plan.Stats.LRPsMissing++
-		p.plan.LRPs = append(p.plan.LRPs, LRPWork{Key: lrp.Key{ProcessGUID: d.ProcessGUID, Index: index}, Action: Create})
-	}
-}
-
-// index looks at one index that has records.
-func (p *planner) index(key lrp.Key, i lrp.Instance, d *lrp.Desired) {
+// index looks at one index that has records, and reports whether it is settled.
+func (p *planner) index(key lrp.Key, i lrp.Instance, d *lrp.Desired) (settled bool) {
 	s := Subject{Key: key, Instance: i, Desired: d}
+	if p.view.settled(&s) {
+		p.plan.Stats.LRPsRunning++
+		p.compare(&s)
+		return true
+	}
 	if d != nil {
 		s.Domain = p.domains[d.Domain]
 	} else {
@@ -219,11 +207,12 @@ func (p *planner) index(key lrp.Key, i lrp.Instance, d *lrp.Desired) {
 		case RetireExtra, RetireOrphan:
 			p.plan.Stats.LRPsExtra++
 		}
-		return
+		return false
 	}
 	if i.Ordinary != nil && s.wanted() {
 		p.tell(&s)
 	}
+	return false
 }
 
 // tell plans what others are told of an index whose records are as they should be.
@@ -239,10 +228,15 @@ func (p *planner) tell(s *Subject) {
 			p.plan.Restarts = append(p.plan.Restarts, DueRestart{Key: s.Key, Due: due})
 		}
 	case lrp.Running:
-		if p.view.changed(s) && Drifted(s) {
-			p.plan.Drifted = append(p.plan.Drifted, s.Key)
-		}
+		p.compare(s)
 	case lrp.Claimed:
+	}
+}
+
+// compare plans to tell the cell of a running index of other routes or tags.
+func (p *planner) compare(s *Subject) {
+	if p.view.changed(s) && Drifted(s) {
+		p.plan.Drifted = append(p.plan.Drifted, s.Key)
 	}
 }
 
@@ -305,6 +299,12 @@ func (p *planner) cell(id string) {
 	}
 	p.unsure[id] = struct{}{}
 	p.plan.UnsureCells = append(p.plan.UnsureCells, id)
+}
+
+func (p *planner) tasks(s Snapshot) {
+	for t := range s.Tasks() {
+		p.task(t)
+	}
 }
 
 func (p *planner) task(t *task.Task) {

@@ -226,6 +226,7 @@ func TestPlanTellsOthers(t *testing.T) {
 	w.tasks["t"] = &task.Task{GUID: "t", State: task.Running, CellID: "cell-9"}
 	plan := view(bothPresent).Make(w)
 	want := Plan{
+		Unsettled: []string{"a", "b"}, Looked: 1,
 		Unclaimed:   []lrp.Key{at("a", 0)},
 		Drifted:     []lrp.Key{at("a", 2)},
 		Restarts:    []DueRestart{{Key: at("a", 3), Due: now.Add(29 * time.Second).UnixNano()}},

@@ -22,10 +22,12 @@ type Snapshot interface {
 type LRPs interface {
 	// Domains yields all domains, also those whose freshness has lapsed, in any order.
 	Domains() iter.Seq[*lrp.Domain]
-	// Desireds yields all desired LRPs in order of process guid.
-	Desireds() iter.Seq[*lrp.Desired]
-	// Records yields all actual LRPs in order of process guid, index and presence.
-	Records() iter.Seq[*lrp.Actual]
+	// DesiredsFrom yields the desired LRPs from a process guid on, that one included, in order of process guid.
+	DesiredsFrom(processGUID string) iter.Seq[*lrp.Desired]
+	// RecordsFrom yields the actual LRPs from a process guid on, that one included, in order of process guid, index and presence.
+	RecordsFrom(processGUID string) iter.Seq[*lrp.Actual]
+	// Tally counts what DesiredsFrom and RecordsFrom yield; it is not known if they leave out what is stored.
+	Tally() (tally lrp.Tally, known bool)
 	// RecordsOnCell yields the actual LRPs that one cell holds, in any order.
 	RecordsOnCell(cellID string) iter.Seq[*lrp.Actual]
 	// Instance reads the records of one index.

@@ -54,6 +54,8 @@ type View struct {
 	// Compared is a revision at which drift was looked for: of an index whose records have not changed since, it is not looked
 	// for again. To compare the tags of everything that runs is most of the work of a look at everything. 0 compares all.
 	Compared uint64
+	// Remember bounds Plan.Unsettled.
+	Remember int
 }
 
 // Action says what is to become of an index. The zero value is nothing.

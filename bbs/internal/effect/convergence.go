@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -31,10 +30,13 @@ type Status struct {
 	Missing    int // cells that were known lately
 	TasksActed int // tasks failed, demoted or deleted, ever
 	LRPsActed  int // indices changed, ever
+	FullRuns   int // runs that looked at each LRP and not only at the unsettled ones
+	Looked     int // LRPs that the last run looked at
+	Missed     int // LRPs that a run should have looked at and did not, ever; always 0 unless the program is wrong
 }
 
 // convergence compares everything every so often, what a cell holds when that comes or goes, and an
-// index when its crash delay is over or its instance was removed.
+// index when its crash delay is over or its instance was removed. Everything is what package attention cannot rule out.
 type convergence struct {
 	store    Store
 	config   Config
@@ -44,10 +46,13 @@ type convergence struct {
 	told tellers
 	// again are indices to look at: restarts when they are due, and those whose instance is gone.
 	again *pending[lrp.Key]
+	// attention knows what a look at everything has to look at.
+	attention *attention
 	// compared is the revision of the last look at everything, and drifted are the indices of which their cells were told then.
-	// Only the goroutine of run uses them.
+	// section is where the next part of what is settled begins. Only the goroutine of run uses them.
 	compared uint64
 	drifted  []lrp.Key
+	section  string
 
 	mu     sync.Mutex
 	fleet  *converge.Fleet
@@ -67,11 +72,12 @@ type tellers struct {
 func newConvergence(store Store, config Config, log *slog.Logger, told tellers) *convergence {
 	return &convergence{
 		store: store, config: config, log: log, newEpoch: config.NewEpoch, told: told,
-		again: newPending[lrp.Key](), fleet: converge.NewFleet(config.Fleet), wake: make(chan struct{}, 1),
+		again: newPending[lrp.Key](), attention: newAttention(), fleet: converge.NewFleet(config.Fleet), wake: make(chan struct{}, 1),
 	}
 }
 
 func (c *convergence) committed(changes Changes, now time.Time) {
+	c.attention.committed(c.store.Snapshot(), &changes)
 	c.again.add(now, changes.Gone...)
 	for _, row := range changes.Actuals {
 		if row.State == lrp.Crashed {
@@ -93,6 +99,7 @@ func (c *convergence) cells(change func(*converge.Fleet, time.Time)) {
 
 // run converges until ctx ends. Nothing is done before it is known once which cells are present.
 func (c *convergence) run(ctx context.Context) error {
+	c.attention.begin(c.store.Snapshot())
 	var known converge.Cells
 	full := time.Now() // when the next look at everything is due
 	retry := backoff{first: time.Second, most: c.config.Interval}
@@ -107,6 +114,7 @@ func (c *convergence) run(ctx context.Context) error {
 		}
 		changed := differ(known, view.Cells)
 		known = view.Cells
+		c.attend(changed)
 		everything := !now.Before(full) || len(changed) > scopedCells
 		switch {
 		case everything:
@@ -132,6 +140,17 @@ func (c *convergence) run(ctx context.Context) error {
 		}
 	}
 	return context.Cause(ctx)
+}
+
+// attend notes the LRPs on cells whose status has changed: that of a settled one is no longer certain.
+func (c *convergence) attend(cells []string) {
+	if len(cells) > scopedCells {
+		c.attention.all()
+		return
+	}
+	for _, cell := range cells {
+		c.attention.cell(cell)
+	}
 }
 
 // runAgain converges single indices as they become due.
@@ -219,7 +238,7 @@ func (c *convergence) rest(ctx context.Context, next time.Time) bool {
 	return true
 }
 
-// differ returns the cells whose status is another than before, or that are new and not Unsure.
+// differ returns the cells whose status is another than before; one that is not known is Unsure.
 func differ(before, after converge.Cells) []string {
 	var changed []string
 	for id, status := range after {
@@ -227,39 +246,12 @@ func differ(before, after converge.Cells) []string {
 			changed = append(changed, id)
 		}
 	}
-	return changed
-}
-
-// all makes and carries out a plan for everything.
-func (c *convergence) all(ctx context.Context, view *converge.View) {
-	state := c.store.Snapshot()
-	view.Compared = c.compared
-	plan := view.Make(state)
-	plan.Drifted = c.stillDrifted(state, plan.Drifted)
-	c.compared, c.drifted = state.Revision(), plan.Drifted
-	c.carryOut(ctx, view, &plan)
-	for _, restart := range plan.Restarts {
-		c.again.add(time.Unix(0, restart.Due), restart.Key)
-	}
-	c.mu.Lock()
-	c.status.Runs++
-	c.status.LastRun = view.Now
-	c.status.Duration = time.Since(view.Now)
-	c.status.Stats = plan.Stats
-	c.mu.Unlock()
-	if len(plan.LRPs)+len(plan.Tasks) > 0 {
-		c.log.InfoContext(ctx, "converged", "lrps", len(plan.LRPs), "tasks", len(plan.Tasks), "duration", time.Since(view.Now))
-	}
-}
-
-// stillDrifted adds to what has drifted since the last look what had then and still has, because its cell did not take the news.
-func (c *convergence) stillDrifted(state Snapshot, drifted []lrp.Key) []lrp.Key {
-	for _, key := range c.drifted {
-		if s := subject(state, key); converge.Drifted(&s) && !slices.Contains(drifted, key) {
-			drifted = append(drifted, key)
+	for id, status := range before {
+		if _, known := after[id]; !known && status != converge.Unsure {
+			changed = append(changed, id)
 		}
 	}
-	return drifted
+	return changed
 }
 
 // cell makes and carries out a plan for what one cell holds.

@@ -28,6 +28,7 @@ import (
 
 // memory is a store of maps. A commit replaces the state, so a snapshot stays what it is.
 type memory struct {
+	order     sync.Mutex // of commits, held until the hook has returned
 	mu        sync.Mutex
 	state     state
 	committed func(Changes)
@@ -65,6 +66,8 @@ func (m *memory) Do(ctx context.Context, mutate func(Tx) error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	m.order.Lock()
+	defer m.order.Unlock()
 	m.mu.Lock()
 	if m.failing != nil {
 		defer m.mu.Unlock()
@@ -158,7 +161,6 @@ func (s state) Desired(guid string) *lrp.Desired  { return s.desired[guid] }
 func (s state) Task(guid string) *task.Task       { return s.tasks[guid] }
 func (s state) Instance(key lrp.Key) lrp.Instance { return s.actual[key] }
 func (s state) Domains() iter.Seq[*lrp.Domain]    { return inOrder(s.domains, cmp.Compare[string]) }
-func (s state) Desireds() iter.Seq[*lrp.Desired]  { return inOrder(s.desired, cmp.Compare[string]) }
 func (s state) Tasks() iter.Seq[*task.Task]       { return inOrder(s.tasks, cmp.Compare[string]) }
 
 func (s state) InstancesOf(guid string) []*lrp.Actual {
@@ -181,6 +183,24 @@ func (s state) Records() iter.Seq[*lrp.Actual] {
 			}
 		}
 	}
+}
+
+func (s state) DesiredsFrom(guid string) iter.Seq[*lrp.Desired] {
+	return filter(inOrder(s.desired, cmp.Compare[string]), func(d *lrp.Desired) bool { return d.ProcessGUID >= guid })
+}
+
+func (s state) RecordsFrom(guid string) iter.Seq[*lrp.Actual] {
+	return filter(s.Records(), func(a *lrp.Actual) bool { return a.ProcessGUID >= guid })
+}
+
+func (s state) Tally() (tally lrp.Tally, known bool) {
+	for _, d := range s.desired {
+		tally.AddDesired(d, 1)
+	}
+	for row := range s.Records() {
+		tally.Add(row, 1)
+	}
+	return tally, true
 }
 
 func (s state) RecordsOnCell(cell string) iter.Seq[*lrp.Actual] {

@@ -2,6 +2,7 @@ package effect
 
 import (
 	"context"
+	"iter"
 
 	"diego.internal/bbs/internal/converge"
 	"diego.internal/bbs/internal/lrp"
@@ -29,6 +30,8 @@ type Callback struct {
 // Snapshot is one committed state.
 type Snapshot interface {
 	converge.Snapshot
+	// Records yields all actual LRPs in order of process guid, index and presence.
+	Records() iter.Seq[*lrp.Actual]
 	// Task reads one task, nil if there is none.
 	Task(guid string) *task.Task
 	// Domain reads one domain, nil if there is none.
@@ -53,5 +56,7 @@ type Changes struct {
 	Actuals  []*lrp.Actual
 	Gone     []lrp.Key // of actual LRPs that were deleted
 	Desireds []*lrp.Desired
-	Tasks    []*task.Task
+	// DesiredsGone are the process guids of desired LRPs that were deleted.
+	DesiredsGone []string
+	Tasks        []*task.Task
 }

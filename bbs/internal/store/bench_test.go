@@ -97,11 +97,11 @@ func benchClaim(i int) func(*Tx) error {
 	}
 }
 
-func benchStart(i, generation int) func(*Tx) error {
+func benchReport(i, generation int) *lrp.Report {
 	key, by := benchKeys(i)
 	app := key.ProcessGUID[:36]
 	host := uint16(61000 + generation%1000)
-	report := &lrp.Report{
+	return &lrp.Report{
 		Key: key, InstanceKey: by, Domain: strings.Clone("cf-apps"), Routable: true, Zone: strings.Clone("z1"),
 		NetInfo: lrp.NetInfo{
 			Address: fmt.Sprintf("10.0.%d.%d", i/250%250, i%250), InstanceAddress: fmt.Sprintf("10.255.%d.%d", i/250%250, i%250),
@@ -113,15 +113,19 @@ func benchStart(i, generation int) func(*Tx) error {
 			"app_name": fmt.Sprintf("app-%06d", i), "space_id": benchGUID(i % 1000)[:36], "organization_id": benchGUID(i % 100)[:36],
 		},
 	}
+}
+
+func benchStart(i, generation int) func(*Tx) error {
+	report := benchReport(i, generation)
 	return func(tx *Tx) error {
-		before := tx.Instance(key)
+		before := tx.Instance(report.Key)
 		out, err := lrp.Start(before, report, stamp())
 		if err != nil {
 			return err
 		}
 		tx.PutInstance(before, out)
 		if out.After.Ordinary != nil {
-			tx.MarkHealthy(key.ProcessGUID, out.After.Ordinary.DefinitionID)
+			tx.MarkHealthy(report.ProcessGUID, out.After.Ordinary.DefinitionID)
 		}
 		return nil
 	}

@@ -371,6 +371,7 @@ func requireObserved(t *rapid.T, view *View, seen *observer) {
 }
 
 func requireInvariants(t *rapid.T, view *View) {
+	requireTally(t, view.state)
 	onCell := 0
 	ordinary := map[string]lrp.Key{}
 	for a := range view.Records() {

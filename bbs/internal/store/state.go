@@ -16,6 +16,8 @@ type state struct {
 	tasks         tree[textKey, task.Task]
 	tasksOnCell   tree[onCell[textKey], task.Task]
 	domains       tree[textKey, lrp.Domain]
+	// tally counts what desireds and actuals hold.
+	tally lrp.Tally
 }
 
 func newState() *state {
@@ -33,7 +35,7 @@ func newState() *state {
 func (s *state) copy() *state {
 	return &state{
 		desireds: s.desireds.copy(), actuals: s.actuals.copy(), actualsOnCell: s.actualsOnCell.copy(),
-		tasks: s.tasks.copy(), tasksOnCell: s.tasksOnCell.copy(), domains: s.domains.copy(),
+		tasks: s.tasks.copy(), tasksOnCell: s.tasksOnCell.copy(), domains: s.domains.copy(), tally: s.tally,
 	}
 }
 
@@ -41,10 +43,17 @@ func (s *state) copy() *state {
 func (s *state) put(row any) {
 	switch row := row.(type) {
 	case *lrp.Desired:
-		s.desireds.set(keyOf(row.ProcessGUID), row)
+		if before := s.desireds.set(keyOf(row.ProcessGUID), row); before != nil {
+			s.tally.AddDesired(before, -1)
+		}
+		s.tally.AddDesired(row, 1)
 	case *actualRow:
 		key := row.key()
 		before := s.actuals.set(key, row)
+		if before != nil {
+			s.tally.Add(before.Actual, -1)
+		}
+		s.tally.Add(row.Actual, 1)
 		if before != nil && before.CellID != "" && before.CellID != row.CellID {
 			s.actualsOnCell.remove(onCellOf(before.CellID, key))
 		}
@@ -71,10 +80,17 @@ func (s *state) put(row any) {
 func (s *state) remove(row any) {
 	switch row := row.(type) {
 	case *lrp.Desired:
-		s.desireds.remove(keyOf(row.ProcessGUID))
+		if before := s.desireds.remove(keyOf(row.ProcessGUID)); before != nil {
+			s.tally.AddDesired(before, -1)
+		}
 	case *actualRow:
 		key := row.key()
-		if before := s.actuals.remove(key); before != nil && before.CellID != "" {
+		before := s.actuals.remove(key)
+		if before == nil {
+			return
+		}
+		s.tally.Add(before.Actual, -1)
+		if before.CellID != "" {
 			s.actualsOnCell.remove(onCellOf(before.CellID, key))
 		}
 	case *task.Task:

@@ -57,6 +57,7 @@ func (m stateModel) tasksWhere(keep func(*task.Task) bool) []*task.Task {
 // requireModel compares everything that can be asked of a state with the model, rows by identity.
 func requireModel(t *rapid.T, s *state, m stateModel) {
 	r := records{s}
+	requireTally(t, s)
 	require.Equal(t, m.actualsWhere(func(*actualRow) bool { return true }), slices.Collect(r.Records()))
 	require.Equal(t, m.tasksWhere(func(*task.Task) bool { return true }), slices.Collect(r.Tasks()))
 	for _, name := range names() {
@@ -81,6 +82,18 @@ func requireModel(t *rapid.T, s *state, m stateModel) {
 	}
 }
 
+// requireTally counts everything once more.
+func requireTally(t require.TestingT, s *state) {
+	var want lrp.Tally
+	for d := range (records{s}).Desireds() {
+		want.AddDesired(d, 1)
+	}
+	for a := range (records{s}).Records() {
+		want.Add(a, 1)
+	}
+	require.Equal(t, want, s.tally)
+}
+
 // TestStateAgreesWithMaps changes states and copies of them in any order. Each is what was done to it, and what was done to a copy
 // does not show in the one that it was made from.
 func TestStateAgreesWithMaps(t *testing.T) {
@@ -95,8 +108,10 @@ func TestStateAgreesWithMaps(t *testing.T) {
 			guid, cell := name.Draw(rt, "guid"), name.Draw(rt, "cell")
 			id := actualID{lrp.Key{ProcessGUID: guid, Index: rapid.Int32Range(0, 2).Draw(rt, "index")}, lrp.Presence(rapid.IntRange(0, 2).Draw(rt, "presence"))}
 			row := &actualRow{Actual: &lrp.Actual{Key: id.Key, Presence: id.presence, InstanceKey: lrp.InstanceKey{CellID: cell, InstanceGUID: fmt.Sprint(step)}}}
+			row.State = lrp.State(rapid.IntRange(1, 4).Draw(rt, "state of the row"))
+			wanted := &lrp.Desired{ProcessGUID: guid, Instances: rapid.Int32Range(0, 3).Draw(rt, "instances")}
 			job := &task.Task{GUID: guid, CellID: cell, InstanceGUID: fmt.Sprint(step)}
-			switch rapid.IntRange(0, 5).Draw(rt, "change") {
+			switch rapid.IntRange(0, 7).Draw(rt, "change") {
 			case 0:
 				s.put(job)
 				m.tasks[guid] = job
@@ -108,6 +123,10 @@ func TestStateAgreesWithMaps(t *testing.T) {
 				delete(m.actuals, id)
 			case 3:
 				states, models = append(states, s.copy()), append(models, m.copy())
+			case 4:
+				s.put(wanted)
+			case 5:
+				s.remove(wanted)
 			default:
 				s.put(row)
 				m.actuals[id] = row

@@ -110,7 +110,9 @@ type Committed struct {
 	Actuals     []*lrp.Actual
 	ActualsGone []lrp.Key
 	Desireds    []*lrp.Desired
-	Tasks       []*task.Task
+	// DesiredsGone are the process guids of desired LRPs that were removed.
+	DesiredsGone []string
+	Tasks        []*task.Task
 }
 
 // Store is the state of one BBS, active or standby. Its methods are safe for concurrent use, except

@@ -80,6 +80,11 @@ func fromCell[K ordered[K], R any](rows tree[onCell[K], R], first onCell[K]) ite
 // Records yields all records in order, without their encodings.
 func (r records) Records() iter.Seq[*lrp.Actual] { return plain(r.state.actuals.all()) }
 
+// RecordsFrom yields the records of a process guid and of those behind it, in order, without their encodings.
+func (r records) RecordsFrom(guid string) iter.Seq[*lrp.Actual] {
+	return plain(r.state.actuals.from(actualKeyOf(lrp.Key{ProcessGUID: guid}, 0), func(actualKey) bool { return true }))
+}
+
 // RecordsOnCell yields the records that a cell holds, in order, without their encodings.
 func (r records) RecordsOnCell(cell string) iter.Seq[*lrp.Actual] { return plain(r.rowsOnCell(cell)) }
 
@@ -123,6 +128,14 @@ func (r records) CellHolds(cell, guid string) bool {
 
 // Desireds yields all desired LRPs in order.
 func (r records) Desireds() iter.Seq[*lrp.Desired] { return r.state.desireds.all() }
+
+// DesiredsFrom yields the desired LRP of a process guid and those behind it, in order.
+func (r records) DesiredsFrom(guid string) iter.Seq[*lrp.Desired] {
+	return r.state.desireds.from(keyOf(guid), func(textKey) bool { return true })
+}
+
+// Tally counts the desired and the actual LRPs. It is always known.
+func (r records) Tally() (tally lrp.Tally, known bool) { return r.state.tally, true }
 
 // DesiredsWithPrefix yields the desired LRPs whose guid begins with prefix, in order.
 func (r records) DesiredsWithPrefix(prefix string) iter.Seq[*lrp.Desired] {

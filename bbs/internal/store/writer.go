@@ -305,8 +305,8 @@ func (c *changes) committed() Committed {
 	return Committed{
 		Actuals:     column(c.actuals, func(a *actualRow) *lrp.Actual { return a.Actual }),
 		ActualsGone: column(c.actualsGone, func(id actualID) lrp.Key { return id.Key }),
-		Desireds:    c.desireds,
-		Tasks:       c.tasks,
+		Desireds:    c.desireds, DesiredsGone: c.desiredsGone,
+		Tasks: c.tasks,
 	}
 }
 

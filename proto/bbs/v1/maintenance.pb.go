@@ -298,16 +298,22 @@ func (*GetStatusRequest) Descriptor() ([]byte, []int) {
 }
 
 type GetStatusResponse struct {
-	state                   protoimpl.MessageState `protogen:"open.v1"`
-	Active                  bool                   `protobuf:"varint,1,opt,name=active,proto3" json:"active,omitempty"`
-	Revision                uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	Epoch                   int64                  `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Instance                string                 `protobuf:"bytes,4,opt,name=instance,proto3" json:"instance,omitempty"`
-	BrakeEngaged            bool                   `protobuf:"varint,5,opt,name=brake_engaged,json=brakeEngaged,proto3" json:"brake_engaged,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Active       bool                   `protobuf:"varint,1,opt,name=active,proto3" json:"active,omitempty"`
+	Revision     uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Epoch        int64                  `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Instance     string                 `protobuf:"bytes,4,opt,name=instance,proto3" json:"instance,omitempty"`
+	BrakeEngaged bool                   `protobuf:"varint,5,opt,name=brake_engaged,json=brakeEngaged,proto3" json:"brake_engaged,omitempty"`
+	// When the last look at everything began, and how long it took. Absent and 0 before the first, and on a standby.
 	LastConvergence         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last_convergence,json=lastConvergence,proto3" json:"last_convergence,omitempty"`
 	LastConvergenceDuration *durationpb.Duration   `protobuf:"bytes,7,opt,name=last_convergence_duration,json=lastConvergenceDuration,proto3" json:"last_convergence_duration,omitempty"`
-	unknownFields           protoimpl.UnknownFields
-	sizeCache               protoimpl.SizeCache
+	Schema                  *SchemaStatus          `protobuf:"bytes,8,opt,name=schema,proto3" json:"schema,omitempty"`
+	Keys                    *KeyStatus             `protobuf:"bytes,9,opt,name=keys,proto3" json:"keys,omitempty"`
+	// What a standby waits for; empty if it follows the log, and on the active server.
+	StandbyWaitsFor    string `protobuf:"bytes,10,opt,name=standby_waits_for,json=standbyWaitsFor,proto3" json:"standby_waits_for,omitempty"`
+	QuarantinedRecords uint64 `protobuf:"varint,11,opt,name=quarantined_records,json=quarantinedRecords,proto3" json:"quarantined_records,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *GetStatusResponse) Reset() {
@@ -389,6 +395,180 @@ func (x *GetStatusResponse) GetLastConvergenceDuration() *durationpb.Duration {
 	return nil
 }
 
+func (x *GetStatusResponse) GetSchema() *SchemaStatus {
+	if x != nil {
+		return x.Schema
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetKeys() *KeyStatus {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *GetStatusResponse) GetStandbyWaitsFor() string {
+	if x != nil {
+		return x.StandbyWaitsFor
+	}
+	return ""
+}
+
+func (x *GetStatusResponse) GetQuarantinedRecords() uint64 {
+	if x != nil {
+		return x.QuarantinedRecords
+	}
+	return 0
+}
+
+// SchemaStatus is about the layout of the tables.
+type SchemaStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version that this program was built for.
+	BuiltFor int64 `protobuf:"varint,1,opt,name=built_for,json=builtFor,proto3" json:"built_for,omitempty"`
+	// The version that the tables had when this server last looked; 0 before.
+	Version int64 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The version that a migration is under way to; 0 if none is.
+	MigratingTo   int64 `protobuf:"varint,3,opt,name=migrating_to,json=migratingTo,proto3" json:"migrating_to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SchemaStatus) Reset() {
+	*x = SchemaStatus{}
+	mi := &file_bbs_v1_maintenance_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SchemaStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SchemaStatus) ProtoMessage() {}
+
+func (x *SchemaStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_bbs_v1_maintenance_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SchemaStatus.ProtoReflect.Descriptor instead.
+func (*SchemaStatus) Descriptor() ([]byte, []int) {
+	return file_bbs_v1_maintenance_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SchemaStatus) GetBuiltFor() int64 {
+	if x != nil {
+		return x.BuiltFor
+	}
+	return 0
+}
+
+func (x *SchemaStatus) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *SchemaStatus) GetMigratingTo() int64 {
+	if x != nil {
+		return x.MigratingTo
+	}
+	return 0
+}
+
+// KeyStatus is about the keys that stored values are sealed under.
+type KeyStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The label that new values are sealed under.
+	ActiveLabel string `protobuf:"bytes,1,opt,name=active_label,json=activeLabel,proto3" json:"active_label,omitempty"`
+	// Whether the stored values have been counted; only the active server counts them. If not, what follows is empty.
+	Counted bool `protobuf:"varint,2,opt,name=counted,proto3" json:"counted,omitempty"`
+	// How many values are still sealed under each other label and will be sealed anew.
+	Left map[string]uint64 `protobuf:"bytes,3,rep,name=left,proto3" json:"left,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// How many values under each other label cannot be opened. They stay as they are.
+	Unreadable map[string]uint64 `protobuf:"bytes,4,rep,name=unreadable,proto3" json:"unreadable,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Labels that are configured and that nothing needs any more, in order.
+	RemovableLabels []string `protobuf:"bytes,5,rep,name=removable_labels,json=removableLabels,proto3" json:"removable_labels,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *KeyStatus) Reset() {
+	*x = KeyStatus{}
+	mi := &file_bbs_v1_maintenance_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStatus) ProtoMessage() {}
+
+func (x *KeyStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_bbs_v1_maintenance_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStatus.ProtoReflect.Descriptor instead.
+func (*KeyStatus) Descriptor() ([]byte, []int) {
+	return file_bbs_v1_maintenance_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *KeyStatus) GetActiveLabel() string {
+	if x != nil {
+		return x.ActiveLabel
+	}
+	return ""
+}
+
+func (x *KeyStatus) GetCounted() bool {
+	if x != nil {
+		return x.Counted
+	}
+	return false
+}
+
+func (x *KeyStatus) GetLeft() map[string]uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *KeyStatus) GetUnreadable() map[string]uint64 {
+	if x != nil {
+		return x.Unreadable
+	}
+	return nil
+}
+
+func (x *KeyStatus) GetRemovableLabels() []string {
+	if x != nil {
+		return x.RemovableLabels
+	}
+	return nil
+}
+
 var File_bbs_v1_maintenance_proto protoreflect.FileDescriptor
 
 const file_bbs_v1_maintenance_proto_rawDesc = "" +
@@ -406,7 +586,7 @@ const file_bbs_v1_maintenance_proto_rawDesc = "" +
 	"\arelease\x18\x01 \x01(\bR\arelease\x12H\n" +
 	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xc8\x01\x01\xaa\x01\b\"\x04\b\x80\xa3\x05*\x00R\bduration\"\x17\n" +
 	"\x15OverrideBrakeResponse\"\x12\n" +
-	"\x10GetStatusRequest\"\xbc\x02\n" +
+	"\x10GetStatusRequest\"\xee\x03\n" +
 	"\x11GetStatusResponse\x12\x16\n" +
 	"\x06active\x18\x01 \x01(\bR\x06active\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x14\n" +
@@ -414,7 +594,30 @@ const file_bbs_v1_maintenance_proto_rawDesc = "" +
 	"\binstance\x18\x04 \x01(\tR\binstance\x12#\n" +
 	"\rbrake_engaged\x18\x05 \x01(\bR\fbrakeEngaged\x12E\n" +
 	"\x10last_convergence\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0flastConvergence\x12U\n" +
-	"\x19last_convergence_duration\x18\a \x01(\v2\x19.google.protobuf.DurationR\x17lastConvergenceDuration2\x88\x02\n" +
+	"\x19last_convergence_duration\x18\a \x01(\v2\x19.google.protobuf.DurationR\x17lastConvergenceDuration\x12,\n" +
+	"\x06schema\x18\b \x01(\v2\x14.bbs.v1.SchemaStatusR\x06schema\x12%\n" +
+	"\x04keys\x18\t \x01(\v2\x11.bbs.v1.KeyStatusR\x04keys\x12*\n" +
+	"\x11standby_waits_for\x18\n" +
+	" \x01(\tR\x0fstandbyWaitsFor\x12/\n" +
+	"\x13quarantined_records\x18\v \x01(\x04R\x12quarantinedRecords\"h\n" +
+	"\fSchemaStatus\x12\x1b\n" +
+	"\tbuilt_for\x18\x01 \x01(\x03R\bbuiltFor\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12!\n" +
+	"\fmigrating_to\x18\x03 \x01(\x03R\vmigratingTo\"\xdf\x02\n" +
+	"\tKeyStatus\x12!\n" +
+	"\factive_label\x18\x01 \x01(\tR\vactiveLabel\x12\x18\n" +
+	"\acounted\x18\x02 \x01(\bR\acounted\x12/\n" +
+	"\x04left\x18\x03 \x03(\v2\x1b.bbs.v1.KeyStatus.LeftEntryR\x04left\x12A\n" +
+	"\n" +
+	"unreadable\x18\x04 \x03(\v2!.bbs.v1.KeyStatus.UnreadableEntryR\n" +
+	"unreadable\x12)\n" +
+	"\x10removable_labels\x18\x05 \x03(\tR\x0fremovableLabels\x1a7\n" +
+	"\tLeftEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a=\n" +
+	"\x0fUnreadableEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x012\x88\x02\n" +
 	"\vMaintenance\x12i\n" +
 	"\x16ListQuarantinedRecords\x12%.bbs.v1.ListQuarantinedRecordsRequest\x1a&.bbs.v1.ListQuarantinedRecordsResponse0\x01\x12L\n" +
 	"\rOverrideBrake\x12\x1c.bbs.v1.OverrideBrakeRequest\x1a\x1d.bbs.v1.OverrideBrakeResponse\x12@\n" +
@@ -432,7 +635,7 @@ func file_bbs_v1_maintenance_proto_rawDescGZIP() []byte {
 	return file_bbs_v1_maintenance_proto_rawDescData
 }
 
-var file_bbs_v1_maintenance_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_bbs_v1_maintenance_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_bbs_v1_maintenance_proto_goTypes = []any{
 	(*ListQuarantinedRecordsRequest)(nil),  // 0: bbs.v1.ListQuarantinedRecordsRequest
 	(*ListQuarantinedRecordsResponse)(nil), // 1: bbs.v1.ListQuarantinedRecordsResponse
@@ -441,26 +644,34 @@ var file_bbs_v1_maintenance_proto_goTypes = []any{
 	(*OverrideBrakeResponse)(nil),          // 4: bbs.v1.OverrideBrakeResponse
 	(*GetStatusRequest)(nil),               // 5: bbs.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),              // 6: bbs.v1.GetStatusResponse
-	(*timestamppb.Timestamp)(nil),          // 7: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),            // 8: google.protobuf.Duration
+	(*SchemaStatus)(nil),                   // 7: bbs.v1.SchemaStatus
+	(*KeyStatus)(nil),                      // 8: bbs.v1.KeyStatus
+	nil,                                    // 9: bbs.v1.KeyStatus.LeftEntry
+	nil,                                    // 10: bbs.v1.KeyStatus.UnreadableEntry
+	(*timestamppb.Timestamp)(nil),          // 11: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),            // 12: google.protobuf.Duration
 }
 var file_bbs_v1_maintenance_proto_depIdxs = []int32{
-	2, // 0: bbs.v1.ListQuarantinedRecordsResponse.records:type_name -> bbs.v1.QuarantinedRecord
-	7, // 1: bbs.v1.QuarantinedRecord.found_at:type_name -> google.protobuf.Timestamp
-	8, // 2: bbs.v1.OverrideBrakeRequest.duration:type_name -> google.protobuf.Duration
-	7, // 3: bbs.v1.GetStatusResponse.last_convergence:type_name -> google.protobuf.Timestamp
-	8, // 4: bbs.v1.GetStatusResponse.last_convergence_duration:type_name -> google.protobuf.Duration
-	0, // 5: bbs.v1.Maintenance.ListQuarantinedRecords:input_type -> bbs.v1.ListQuarantinedRecordsRequest
-	3, // 6: bbs.v1.Maintenance.OverrideBrake:input_type -> bbs.v1.OverrideBrakeRequest
-	5, // 7: bbs.v1.Maintenance.GetStatus:input_type -> bbs.v1.GetStatusRequest
-	1, // 8: bbs.v1.Maintenance.ListQuarantinedRecords:output_type -> bbs.v1.ListQuarantinedRecordsResponse
-	4, // 9: bbs.v1.Maintenance.OverrideBrake:output_type -> bbs.v1.OverrideBrakeResponse
-	6, // 10: bbs.v1.Maintenance.GetStatus:output_type -> bbs.v1.GetStatusResponse
-	8, // [8:11] is the sub-list for method output_type
-	5, // [5:8] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	2,  // 0: bbs.v1.ListQuarantinedRecordsResponse.records:type_name -> bbs.v1.QuarantinedRecord
+	11, // 1: bbs.v1.QuarantinedRecord.found_at:type_name -> google.protobuf.Timestamp
+	12, // 2: bbs.v1.OverrideBrakeRequest.duration:type_name -> google.protobuf.Duration
+	11, // 3: bbs.v1.GetStatusResponse.last_convergence:type_name -> google.protobuf.Timestamp
+	12, // 4: bbs.v1.GetStatusResponse.last_convergence_duration:type_name -> google.protobuf.Duration
+	7,  // 5: bbs.v1.GetStatusResponse.schema:type_name -> bbs.v1.SchemaStatus
+	8,  // 6: bbs.v1.GetStatusResponse.keys:type_name -> bbs.v1.KeyStatus
+	9,  // 7: bbs.v1.KeyStatus.left:type_name -> bbs.v1.KeyStatus.LeftEntry
+	10, // 8: bbs.v1.KeyStatus.unreadable:type_name -> bbs.v1.KeyStatus.UnreadableEntry
+	0,  // 9: bbs.v1.Maintenance.ListQuarantinedRecords:input_type -> bbs.v1.ListQuarantinedRecordsRequest
+	3,  // 10: bbs.v1.Maintenance.OverrideBrake:input_type -> bbs.v1.OverrideBrakeRequest
+	5,  // 11: bbs.v1.Maintenance.GetStatus:input_type -> bbs.v1.GetStatusRequest
+	1,  // 12: bbs.v1.Maintenance.ListQuarantinedRecords:output_type -> bbs.v1.ListQuarantinedRecordsResponse
+	4,  // 13: bbs.v1.Maintenance.OverrideBrake:output_type -> bbs.v1.OverrideBrakeResponse
+	6,  // 14: bbs.v1.Maintenance.GetStatus:output_type -> bbs.v1.GetStatusResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_bbs_v1_maintenance_proto_init() }
@@ -474,7 +685,7 @@ func file_bbs_v1_maintenance_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bbs_v1_maintenance_proto_rawDesc), len(file_bbs_v1_maintenance_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
