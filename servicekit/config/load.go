@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"runtime"
 
 	"go.yaml.in/yaml/v3"
@@ -73,20 +74,23 @@ func Load[T any](args []string) (T, error) {
 	if fl.check {
 		return cfg, printEffective(os.Stdout, cfg)
 	}
+	if d, ok := any(&cfg).(interface{ SetFileDigest(digest string) }); ok {
+		d.SetFileDigest(digest(data))
+	}
 	return cfg, nil
 }
 
-// Digest returns the first 12 hexadecimal digits of the SHA-256 of the file named by -config, or ""
-// if there is none to read. It tells two running processes with different files apart.
-func Digest(args []string) string {
-	fl, err := parseFlags(args)
-	if err != nil {
-		return ""
-	}
-	data, err := os.ReadFile(fl.file)
-	if err != nil {
-		return ""
-	}
+// Defaults returns what an empty file would make of a T, whether or not Validate would take it. Sections that are
+// pointers are left out.
+func Defaults[T any]() T {
+	var cfg T
+	setDefaults(reflect.ValueOf(&cfg))
+	return cfg
+}
+
+// digest is the first 12 hexadecimal digits of the SHA-256 of a file: it tells two running processes with
+// different files apart.
+func digest(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])[:12]
 }

@@ -178,12 +178,25 @@ func TestLoadCheckPrintsWhatIsInEffect(t *testing.T) {
 	require.ErrorIs(t, err, config.ErrDone)
 }
 
-func TestDigest(t *testing.T) {
+// dated is a configuration that wants to know which file it comes from.
+type dated struct {
+	Count  int `yaml:"count"`
+	digest string
+}
+
+func (d *dated) SetFileDigest(digest string) { d.digest = digest }
+
+func TestLoadTellsTheDigestOfTheFile(t *testing.T) {
 	t.Parallel()
-	one, two := write(t, "count: 1"), write(t, "count: 2")
-	require.Len(t, config.Digest([]string{"-config", one}), 12)
-	require.NotEqual(t, config.Digest([]string{"-config", one}), config.Digest([]string{"-config", two}))
-	require.Empty(t, config.Digest([]string{"-config", "/nowhere"}))
+	load := func(text string) string {
+		cfg, err := config.Load[dated]([]string{"-config", write(t, text)})
+		require.NoError(t, err)
+		return cfg.digest
+	}
+	one := load("count: 1")
+	require.Len(t, one, 12)
+	require.Equal(t, one, load("count: 1"), "wherever it is")
+	require.NotEqual(t, one, load("count: 2"))
 }
 
 func TestSecretFile(t *testing.T) {

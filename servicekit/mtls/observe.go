@@ -1,6 +1,7 @@
 package mtls
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
@@ -10,8 +11,46 @@ import (
 	"diego.internal/servicekit/telemetry"
 )
 
-// warnBefore is how long before its end a certificate is called out in the readiness document.
-const warnBefore = 30 * 24 * time.Hour
+const (
+	// warnBefore is how long before its end a certificate is called out, in the readiness document and in the log. One
+	// that lives for less than three times as long is called out in the last third of its life.
+	warnBefore = 30 * 24 * time.Hour
+	// warnAgain is how often the log repeats it.
+	warnAgain = 24 * time.Hour
+)
+
+// ends returns when the certificate or its CA ends, whichever is first, and from when on that is called out.
+func (m *material) ends() (end, callOut time.Time) {
+	leaf, root := m.certificate.Leaf, m.root
+	end, callOut = leaf.NotAfter, calledOut(leaf)
+	if root.NotAfter.Before(end) {
+		end = root.NotAfter
+	}
+	if earlier := calledOut(root); earlier.Before(callOut) {
+		callOut = earlier
+	}
+	return end, callOut
+}
+
+func calledOut(c *x509.Certificate) time.Time {
+	return c.NotAfter.Add(-min(warnBefore, c.NotAfter.Sub(c.NotBefore)/3))
+}
+
+// warn writes a line about a certificate that ends soon, once a day. Only Run calls it.
+func (s *Source) warn(now time.Time) {
+	m := s.current.Load()
+	end, callOut := m.ends()
+	if now.Before(callOut) || now.Sub(s.warned) < warnAgain {
+		return
+	}
+	s.warned = now
+	log := s.log.Load().With("identity", m.identity.String(), "file", s.cfg.Certificate, "ends", end)
+	if now.Before(end) {
+		log.Warn("certificate-ends-soon")
+	} else {
+		log.Error("certificate-has-ended")
+	}
+}
 
 // Observe lets tel show this source: the metric certificate_expiry_seconds per file, a readiness
 // check, and log lines for reloads. The gRPC server and client of this module call it; calling it
@@ -21,7 +60,7 @@ func (s *Source) Observe(tel *telemetry.Telemetry) {
 	var already prometheus.AlreadyRegisteredError
 	for file, expiry := range map[string]func(*material) time.Time{
 		s.cfg.Certificate: func(m *material) time.Time { return m.certificate.Leaf.NotAfter },
-		s.cfg.CA:          func(m *material) time.Time { return m.rootExpiry },
+		s.cfg.CA:          func(m *material) time.Time { return m.root.NotAfter },
 	} {
 		gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "certificate_expiry_seconds",
@@ -44,14 +83,12 @@ type certificateState struct {
 }
 
 // Readiness tells identity and expiry. It is an error to have an expired certificate; one that ends
-// within 30 days, or files that cannot be taken up, are a warning.
+// soon, or files that cannot be taken up, are a warning.
 func (s *Source) Readiness() (detail any, err error) {
 	m := s.current.Load()
-	state := certificateState{Identity: m.identity.String(), Expires: m.certificate.Leaf.NotAfter, CAExpiry: m.rootExpiry}
-	left := time.Until(state.Expires)
-	if caLeft := time.Until(state.CAExpiry); caLeft < left {
-		left = caLeft
-	}
+	state := certificateState{Identity: m.identity.String(), Expires: m.certificate.Leaf.NotAfter, CAExpiry: m.root.NotAfter}
+	end, callOut := m.ends()
+	left := time.Until(end)
 	s.mu.Lock()
 	failed := s.failed
 	s.mu.Unlock()
@@ -60,7 +97,7 @@ func (s *Source) Readiness() (detail any, err error) {
 		err = fmt.Errorf("the certificate or its CA ended %v ago", (-left).Round(time.Second))
 	case failed != nil:
 		state.Warning = "the files on disk are not in use: " + failed.Error()
-	case left < warnBefore:
+	case time.Until(callOut) <= 0:
 		state.Warning = fmt.Sprintf("ends in %v", left.Round(time.Minute))
 	}
 	return state, err

@@ -52,7 +52,7 @@ func readable(key, file string) error {
 type material struct {
 	certificate tls.Certificate
 	roots       *x509.CertPool
-	rootExpiry  time.Time // of the CA that ends first
+	root        *x509.Certificate // of the CAs, the one that ends first
 	identity    Identity
 	stamps      [3]stamp
 }
@@ -74,6 +74,8 @@ type Source struct {
 
 	mu     sync.Mutex // one reload at a time
 	failed error      // why the last reload was refused, nil if it was not
+
+	warned time.Time // when Run last called out that the certificate ends
 }
 
 // Load reads the files. The certificate must carry a SPIFFE id; whether it is still valid is for peers to
@@ -100,7 +102,7 @@ func read(cfg Config) (*material, error) {
 		return nil, fmt.Errorf("reading %s and %s: %w", cfg.Certificate, cfg.Key, err)
 	}
 	leaf := m.certificate.Leaf
-	if m.roots, m.rootExpiry, err = readRoots(cfg.CA); err != nil {
+	if m.roots, m.root, err = readRoots(cfg.CA); err != nil {
 		return nil, err
 	}
 	if m.identity, err = IdentityOf(leaf); err != nil {
@@ -124,7 +126,8 @@ func stamps(cfg Config) (out [3]stamp, err error) {
 func (s *Source) Identity() Identity { return s.newest().identity }
 
 // Run looks at the files until ctx ends, so that a change is taken up, reported and counted without
-// waiting for a handshake. It returns nil.
+// waiting for a handshake, and calls out in the log a certificate that ends soon. It returns nil. Only one
+// may run.
 func (s *Source) Run(ctx context.Context) error {
 	ticker := time.NewTicker(pollInterval)
 	defer ticker.Stop()
@@ -134,6 +137,7 @@ func (s *Source) Run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			s.newest()
+			s.warn(time.Now())
 		}
 	}
 }

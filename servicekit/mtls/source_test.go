@@ -182,7 +182,7 @@ func TestSourceRunTakesUpChanges(t *testing.T) {
 	require.Equal(t, 2, n, "one series per file")
 	detail, err := source.Readiness()
 	require.NoError(t, err)
-	require.NotEmpty(t, warning(detail), "it ends within 30 days")
+	require.Empty(t, warning(detail), "more than a third of its life is left")
 }
 
 func TestSourceReadinessOfAnExpiredCertificate(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 )
 
 // ServerConfig returns the configuration of a server that demands a client certificate of one of the
@@ -80,28 +79,29 @@ func (s *Source) verify(state tls.ConnectionState, usage x509.ExtKeyUsage) (Iden
 	return id, nil
 }
 
-// readRoots reads a bundle of CA certificates and the time at which the first of them ends.
-func readRoots(file string) (*x509.CertPool, time.Time, error) {
+// readRoots reads a bundle of CA certificates, and returns the one of them that ends first besides.
+func readRoots(file string) (*x509.CertPool, *x509.Certificate, error) {
 	data, err := os.ReadFile(file) //nolint:gosec // the file is configured by the operator
 	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("reading the ca bundle: %w", err)
+		return nil, nil, fmt.Errorf("reading the ca bundle: %w", err)
 	}
-	pool, expiry := x509.NewCertPool(), time.Time{}
+	pool := x509.NewCertPool()
+	var first *x509.Certificate
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type != "CERTIFICATE" {
 			continue
 		}
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, time.Time{}, fmt.Errorf("reading the ca bundle %s: %w", file, err)
+			return nil, nil, fmt.Errorf("reading the ca bundle %s: %w", file, err)
 		}
 		pool.AddCert(cert)
-		if expiry.IsZero() || cert.NotAfter.Before(expiry) {
-			expiry = cert.NotAfter
+		if first == nil || cert.NotAfter.Before(first.NotAfter) {
+			first = cert
 		}
 	}
-	if expiry.IsZero() {
-		return nil, time.Time{}, errors.New("the ca bundle " + file + " holds no certificate")
+	if first == nil {
+		return nil, nil, errors.New("the ca bundle " + file + " holds no certificate")
 	}
-	return pool, expiry, nil
+	return pool, first, nil
 }

@@ -14,7 +14,13 @@ type Config struct {
 	Log   LogConfig   `yaml:"log"`
 	Debug DebugConfig `yaml:"debug"`
 	Trace TraceConfig `yaml:"trace"`
+
+	digest string // of the file that this was read from
 }
+
+// SetFileDigest is how package config tells which file the configuration comes from, so that every process shows
+// it without being asked to: in the start line, in /readyz and in application_info.
+func (c *Config) SetFileDigest(digest string) { c.digest = digest }
 
 // LogConfig is the section log.
 type LogConfig struct {

@@ -58,6 +58,7 @@ func (t *Telemetry) debugHandler() http.Handler {
 	mux.HandleFunc("GET /healthz", t.serveHealth)
 	mux.HandleFunc("GET /readyz", t.serveReady)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.Registry, promhttp.HandlerOpts{Registry: t.Registry}))
+	mux.HandleFunc("GET /metrics/names", t.serveNames)
 	mux.HandleFunc("GET /log-level", t.serveLevel)
 	mux.HandleFunc("PUT /log-level", t.setLevel)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

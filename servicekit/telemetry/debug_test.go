@@ -127,12 +127,18 @@ func TestMetricsAndProfiles(t *testing.T) {
 
 func TestStarted(t *testing.T) {
 	t.Parallel()
-	tel, out := process(t, Config{})
-	tel.Started(slog.String("config_digest", "abc"))
+	cfg := Config{}
+	cfg.SetFileDigest("abc")
+	tel, out := process(t, cfg)
+	tel.Started(slog.String("zone", "z1"))
 	require.Equal(t, 1, strings.Count(out.String(), "\n"))
-	for _, part := range []string{`"message":"bbs.started"`, `"version":`, `"config_digest":"abc"`, tel.DebugAddr()} {
+	for _, part := range []string{`"message":"bbs.started"`, `"version":`, `"config_digest":"abc"`, `"zone":"z1"`, tel.DebugAddr()} {
 		require.Contains(t, out.String(), part)
 	}
+	_, body := request(t, http.MethodGet, "http://"+tel.DebugAddr()+"/readyz", "")
+	require.Contains(t, body, `"config_digest": "abc"`)
+	_, body = request(t, http.MethodGet, "http://"+tel.DebugAddr()+"/metrics", "")
+	require.Contains(t, body, `application_info{component="bbs",config_digest="abc"`)
 }
 
 func TestNewReportsATakenAddress(t *testing.T) {

@@ -57,6 +57,7 @@ type state struct {
 	Host          string               `json:"host"`
 	Addresses     map[string][]string  `json:"listening"` // name of the listener to addresses
 	Version       string               `json:"version"`
+	ConfigDigest  string               `json:"config_digest,omitempty"` // of the configuration file
 	Runtime       string               `json:"runtime_version"`
 	Started       time.Time            `json:"started"`
 	UptimeSeconds int64                `json:"uptime_seconds"`
@@ -79,7 +80,7 @@ func (t *Telemetry) state() state {
 
 	host, _ := os.Hostname() // "" says that it is not known
 	s := state{
-		Component: t.component, Accepting: true, Host: host, Version: config.BuildVersion(), Runtime: runtime.Version(),
+		Component: t.component, Accepting: true, Host: host, Version: config.BuildVersion(), ConfigDigest: t.digest, Runtime: runtime.Version(),
 		Started: t.started.UTC(), UptimeSeconds: int64(time.Since(t.started).Seconds()), PID: os.Getpid(),
 		LogLevel: t.level.Level().String(), Addresses: map[string][]string{}, Checks: map[string]partState{},
 	}

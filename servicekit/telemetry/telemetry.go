@@ -30,6 +30,7 @@ type Telemetry struct {
 	Tracer trace.TracerProvider
 
 	component string
+	digest    string // of the configuration file, "" if there is none
 	started   time.Time
 	level     *slog.LevelVar
 	listener  net.Listener // nil for Discard
@@ -45,6 +46,7 @@ func New(component string, cfg Config) (*Telemetry, error) {
 
 func newTelemetry(component string, cfg Config, out io.Writer) (*Telemetry, error) {
 	t := bare(component)
+	t.digest = cfg.digest
 	level, err := parseLevel(cfg.Log.Level)
 	if err != nil {
 		return nil, fmt.Errorf("reading the log section: %w", err)
@@ -57,7 +59,7 @@ func newTelemetry(component string, cfg Config, out io.Writer) (*Telemetry, erro
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		collectors.NewBuildInfoCollector(),
-		versionMetric(component),
+		versionMetric(component, cfg.digest),
 	)
 	if cfg.Trace.Endpoint != "" {
 		if t.exporter, err = newTracing(component, cfg.Trace); err != nil {
@@ -96,12 +98,12 @@ func Discard() *Telemetry {
 	return t
 }
 
-// versionMetric tells which build runs, beside the module information of the Go collector.
-func versionMetric(component string) prometheus.Collector {
+// versionMetric tells which build runs with which configuration, beside the module information of the Go collector.
+func versionMetric(component, digest string) prometheus.Collector {
 	info := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "application_info", Help: "Always 1; the labels tell component and version.",
-	}, []string{"component", "version"})
-	info.WithLabelValues(component, config.BuildVersion()).Set(1)
+		Name: "application_info", Help: "Always 1; the labels tell component, version and digest of the configuration file.",
+	}, []string{"component", "version", "config_digest"})
+	info.WithLabelValues(component, config.BuildVersion(), digest).Set(1)
 	return info
 }
 
@@ -119,11 +121,12 @@ func (t *Telemetry) DebugAddr() string {
 // Listening records an address that the process listens on, for the start line and /readyz.
 func (t *Telemetry) Listening(name, address string) { t.ready.listening(name, address) }
 
-// Started writes the one line that tells what has just started: version, listening addresses, and
-// what attrs add, which should be the digest of the configuration.
+// Started writes the one line that tells what has just started: version, digest of the configuration file,
+// listening addresses, and what attrs add.
 func (t *Telemetry) Started(attrs ...slog.Attr) {
 	all := append([]slog.Attr{
 		slog.String("version", config.BuildVersion()),
+		slog.String("config_digest", t.digest),
 		slog.Int("pid", os.Getpid()),
 		slog.Any("listen", t.ready.addresses()),
 	}, attrs...)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -65,7 +64,7 @@ func run(ctx context.Context, args []string) error {
 			"in_use": stat.AcquiredConns(), "limit": stat.MaxConns(),
 		}, st.Healthy()
 	})
-	tel.Started(slog.String("config_digest", config.Digest(args))) //nolint:contextcheck // one log line
+	tel.Started() //nolint:contextcheck // one log line
 
 	keep.Go(func() error {
 		err := st.Run(keepCtx, func(healthy bool) { server.SetServing(api.HealthService, healthy) })

@@ -77,7 +77,7 @@ func run(ctx context.Context, args []string) error {
 	group.Go(func() error { return evacuateOnSignal(ctx, self) })
 	group.Go(func() error { return self.Run(ctx) })
 	//nolint:contextcheck // one log line
-	tel.Started(slog.String("cell_id", cfg.Cell.ID), slog.String("zone", cfg.Cell.Zone), slog.String("grpc", self.Addr()), slog.String("config", config.Digest(args)))
+	tel.Started(slog.String("cell_id", cfg.Cell.ID), slog.String("zone", cfg.Cell.Zone), slog.String("grpc", self.Addr()))
 	if err := group.Wait(); err != nil && !errors.Is(err, cell.ErrEvacuated) {
 		return err
 	}

@@ -37,7 +37,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		return errEmptied
 	})
-	tel.Started(slog.Int("cells", cfg.Cells.Count), slog.String("config", config.Digest(args))) //nolint:contextcheck // one log line
+	tel.Started(slog.Int("cells", cfg.Cells.Count)) //nolint:contextcheck // one log line
 	if err := group.Wait(); err != nil && !errors.Is(err, errEmptied) {
 		return err
 	}
