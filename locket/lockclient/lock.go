@@ -37,6 +37,9 @@ type LockConfig struct {
 	Log     *slog.Logger
 	// Metrics shows lock_held{lock}: 1 while this process holds it, 0 while it waits. Optional.
 	Metrics prometheus.Registerer
+	// Readiness shows in /readyz who holds the lock, as check "lock": telemetry.AddReadiness. A process that waits for
+	// its lock counts as not ready. Optional.
+	Readiness func(name string, check func() (detail any, err error))
 }
 
 // Lock is a held lock. Its methods are safe for concurrent use.
@@ -48,6 +51,8 @@ type Lock struct {
 	keeper  *lease.Keeper
 	// acquired is set after keeper, for readers that were there before it.
 	acquired atomic.Bool
+	// holder is who else held the lock when we last asked, nil if nobody did.
+	holder atomic.Pointer[string]
 }
 
 // Acquire blocks until the lock is held or ctx ends, which returns the cause of ctx. It returns an
@@ -64,6 +69,9 @@ func Acquire(ctx context.Context, cfg LockConfig) (*Lock, error) {
 	}
 	if err := showHeld(cfg.Metrics, l); err != nil {
 		return nil, fmt.Errorf("acquiring lock %q: %w", cfg.Key, err)
+	}
+	if cfg.Readiness != nil {
+		cfg.Readiness("lock", l.readiness)
 	}
 	if err := l.acquire(ctx); err != nil {
 		return nil, fmt.Errorf("acquiring lock %q: %w", cfg.Key, err)
@@ -138,6 +146,8 @@ func (l *Lock) acquire(ctx context.Context) error {
 			}
 			// Suspended on the way; ask again, which renews.
 		case errors.Is(err, ErrCollision):
+			holder := HolderIn(err)
+			l.holder.Store(&holder)
 			if err := waiter.wait(ctx, err); err != nil {
 				return err
 			}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync/atomic"
 
@@ -67,7 +66,6 @@ func run(ctx context.Context, args []string) error {
 
 	// Everything can be reached from the start; only the holder of the lock works.
 	var master mastership
-	master.register(tel)
 	l := leader{cfg: cfg, tel: tel, bbs: bbs, server: server}
 	l.queue, l.history = batch.NewQueue(cfg.Queue.Limit), batch.NewHistory()
 	l.fleet = newFleet(cfg.Cells, bbs, source, tel)
@@ -87,7 +85,7 @@ func run(ctx context.Context, args []string) error {
 	g.Go(func() error {
 		lock, err := lockclient.Acquire(ctx, lockclient.LockConfig{
 			Key: "auctioneer", Owner: cfg.Lock.Owner, TTL: cfg.Lock.TTL, Value: []byte(server.Addr()),
-			Backend: claims, Log: tel.Log, Metrics: tel.Registry,
+			Backend: claims, Log: tel.Log, Metrics: tel.Registry, Readiness: tel.AddReadiness,
 		})
 		switch {
 		case ctx.Err() != nil && err != nil:
@@ -194,15 +192,4 @@ type mastership struct {
 func (m *mastership) held() bool {
 	lock := m.lock.Load()
 	return lock != nil && lock.Valid()
-}
-
-var errStandby = errors.New("another auctioneer holds the lock")
-
-func (m *mastership) register(tel *telemetry.Telemetry) {
-	tel.AddReadiness("lock", func() (any, error) {
-		if !m.held() {
-			return "not held", errStandby
-		}
-		return "held", nil
-	})
 }

@@ -77,6 +77,7 @@ func (m *master) await(ctx context.Context) (*lockclient.Lock, error) {
 	go func() { followed <- m.store.Follow(follow) }()
 	lock, err := lockclient.Acquire(ctx, lockclient.LockConfig{
 		Key: "bbs", Owner: m.cfg.Lock.Owner, TTL: m.cfg.Lock.TTL, Value: []byte(m.server.Addr()), Backend: m.backend, Log: m.tel.Log, Metrics: m.tel.Registry,
+		Readiness: m.tel.AddReadiness,
 	})
 	stop()
 	return lock, errors.Join(err, <-followed)

@@ -119,6 +119,7 @@ func addReadiness(tel *telemetry.Telemetry, watcher *watch.Watcher, emitter *emi
 func lockConfig(cfg Config, backend lockclient.Backend, tel *telemetry.Telemetry) lockclient.LockConfig {
 	return lockclient.LockConfig{
 		Key: lockKey, Owner: cfg.Lock.Owner, TTL: cfg.Lock.TTL, Backend: backend, Log: tel.Log, Metrics: tel.Registry,
+		Readiness: tel.AddReadiness,
 	}
 }
 
