@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"diego.internal/bbs/internal/lrp"
@@ -29,6 +30,8 @@ type auctions struct {
 	log    *slog.Logger
 	lrps   *pending[lrp.Key]
 	tasks  *pending[string]
+	// failed and refused count requests and items, see Counts.
+	failed, refused atomic.Int64
 }
 
 func newAuctions(store Store, client auctioneerv1.AuctionsClient, again time.Duration, log *slog.Logger) *auctions {
@@ -72,16 +75,18 @@ func (a *auctions) dueAt(row *lrp.Actual, now time.Time) time.Time {
 }
 
 func (a *auctions) runLRPs(ctx context.Context) error {
-	return offer(ctx, a.log, a.lrps, a.offerLRPs)
+	return offer(ctx, a.log, &a.failed, a.lrps, a.offerLRPs)
 }
 
 func (a *auctions) runTasks(ctx context.Context) error {
-	return offer(ctx, a.log, a.tasks, a.offerTasks)
+	return offer(ctx, a.log, &a.failed, a.tasks, a.offerTasks)
 }
 
 // offer sends chunks of what is due until ctx ends. If that fails everything waits, since there is
 // one auctioneer and it is asked for health before it is asked for anything else.
-func offer[K comparable](ctx context.Context, log *slog.Logger, due *pending[K], send func(context.Context, []K) error) error {
+func offer[K comparable](
+	ctx context.Context, log *slog.Logger, failed *atomic.Int64, due *pending[K], send func(context.Context, []K) error,
+) error {
 	pauses := backoff{first: 250 * time.Millisecond, most: 5 * time.Second}
 	for {
 		keys := due.take(ctx, auctionChunk)
@@ -90,6 +95,7 @@ func offer[K comparable](ctx context.Context, log *slog.Logger, due *pending[K],
 		}
 		if err := send(ctx, keys); err != nil {
 			due.add(time.Now(), keys...)
+			failed.Add(1)
 			if pauses.failures == 0 {
 				log.WarnContext(ctx, "auction-request-failed", "items", len(keys), "error", err)
 			}
@@ -153,6 +159,7 @@ func lrpStart(d *lrp.Desired, definitionID string) *auctioneerv1.LRPStart {
 
 // refusedLRP stores why the auctioneer would not even queue an LRP, where its owner looks for it.
 func (a *auctions) refusedLRP(ctx context.Context, start *auctioneerv1.LRPStart, problem string) {
+	a.refused.Add(int64(len(start.GetIndices())))
 	err := a.store.Do(ctx, func(tx Tx) error {
 		for _, index := range start.GetIndices() {
 			i := tx.Instance(lrp.Key{ProcessGUID: start.GetProcessGuid(), Index: index})
@@ -203,6 +210,7 @@ func (a *auctions) offerTasks(ctx context.Context, guids []string) error {
 
 // refusedTask fails a task that the auctioneer would not even queue: asking again cannot help.
 func (a *auctions) refusedTask(ctx context.Context, guid, problem string) {
+	a.refused.Add(1)
 	err := a.store.Do(ctx, func(tx Tx) error {
 		t := tx.Task(guid)
 		if t == nil || t.State != task.Pending {

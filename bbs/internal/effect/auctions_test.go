@@ -82,6 +82,9 @@ func TestAuctionsSurviveAnAuctioneerThatIsAway(t *testing.T) {
 		if attempts < 12 || attempts > 30 {
 			t.Errorf("%d attempts in a minute", attempts)
 		}
+		if got := r.effects.Counts().AuctionRequestsFailed; got != int64(attempts) {
+			t.Errorf("%d failed requests counted, want %d", got, attempts)
+		}
 		// What happens meanwhile is not forgotten, and what is no longer needed is not asked for.
 		r.desire(t, "b", 1)
 		r.start(t, 1, "cell-1")
@@ -145,6 +148,9 @@ func TestWhatTheAuctioneerRefusesIsTold(t *testing.T) {
 		r.putTask(t, &task.Task{GUID: "t", State: task.Pending})
 		if got := r.store.Snapshot().Task("t"); got.State != task.Completed || got.FailureReason != "no resources given" {
 			t.Errorf("task is %+v", got)
+		}
+		if got := r.effects.Counts().AuctionsRefused; got != 2 {
+			t.Errorf("%d refused items counted, want an instance and a task", got)
 		}
 	})
 }

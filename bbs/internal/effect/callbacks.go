@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"diego.internal/bbs/internal/task"
@@ -41,6 +42,9 @@ type callbacks struct {
 	log   *slog.Logger
 	due   *pending[string]
 	slots chan struct{}
+
+	// delivered and failed count rounds, see Counts.
+	delivered, failed atomic.Int64
 
 	mu    sync.Mutex
 	hosts map[string]int // callbacks under way by host
@@ -80,6 +84,7 @@ func (c *callbacks) run(ctx context.Context) error {
 		workers.Go(func() {
 			defer func() { <-c.slots }()
 			if err := c.complete(ctx, guids[0]); err != nil && ctx.Err() == nil {
+				c.failed.Add(1)
 				c.log.WarnContext(ctx, "task-callback-failed", "task_guid", guids[0], "error", err)
 			}
 		})
@@ -108,6 +113,7 @@ func (c *callbacks) complete(ctx context.Context, guid string) error {
 	if err := c.tell(ctx, t, callback); err != nil {
 		return err
 	}
+	c.delivered.Add(1)
 	return c.remove(ctx, guid)
 }
 

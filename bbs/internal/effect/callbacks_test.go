@@ -127,6 +127,10 @@ func TestCallbackAttempts(t *testing.T) {
 				if left != test.left {
 					t.Errorf("the task is %s, want %s", left, test.left)
 				}
+				got := r.effects.Counts()
+				if told := got.CallbacksDelivered == 1 && got.CallbacksFailed == 0; told != (left == "gone") || got.CallbacksDelivered+got.CallbacksFailed != 1 {
+					t.Errorf("the task is %s, and counted is %+v", left, got)
+				}
 			})
 		})
 	}

@@ -156,6 +156,26 @@ func (e *Effects) Status() Status {
 	return e.convergence.status
 }
 
+// Counts are how often something that has to follow a commit came out in one way or another, since the start of the
+// process. What failed is tried again.
+type Counts struct {
+	AuctionRequestsFailed int64 // requests that the auctioneer did not answer
+	AuctionsRefused       int64 // instances and tasks that the auctioneer would not even queue
+	OrdersFailed          int64 // orders that a cell did not answer
+	OrdersRefused         int64 // orders that a cell answered with an error
+	CallbacksDelivered    int64 // tasks whose client was told
+	CallbacksFailed       int64 // rounds of attempts after which the client was not told
+}
+
+// Counts of this process.
+func (e *Effects) Counts() Counts {
+	return Counts{
+		AuctionRequestsFailed: e.auctions.failed.Load(), AuctionsRefused: e.auctions.refused.Load(),
+		OrdersFailed: e.orders.failed.Load(), OrdersRefused: e.orders.refused.Load(),
+		CallbacksDelivered: e.callbacks.delivered.Load(), CallbacksFailed: e.callbacks.failed.Load(),
+	}
+}
+
 // Waiting counts what effects still have to do.
 type Waiting struct {
 	LRPAuctions  int

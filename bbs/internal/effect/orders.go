@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -52,6 +53,9 @@ type orders struct {
 
 	// unserved are the cells whose queue is new, so that nobody works on it yet.
 	unserved *pending[string]
+
+	// failed and refused count orders, see Counts.
+	failed, refused atomic.Int64
 
 	mu     sync.Mutex
 	queues map[string]*cellQueue
@@ -163,6 +167,7 @@ func (o *orders) serve(ctx context.Context, q *cellQueue) {
 		}
 		again, err := o.deliver(ctx, q, due[0])
 		if err != nil {
+			o.failed.Add(1)
 			if pauses.failures == 0 {
 				o.log.WarnContext(ctx, "cell-does-not-take-orders", "cell_id", q.cellID, "waiting", q.orders.len()+1, "error", err)
 			}
@@ -238,6 +243,7 @@ func (o *orders) answered(ctx context.Context, cellID string, err error) (time.D
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.ResourceExhausted, codes.Aborted, codes.Unknown:
 		return 0, err
 	}
+	o.refused.Add(1)
 	o.log.WarnContext(ctx, "cell-refused-order", "cell_id", cellID, "error", err)
 	return orderAgain, nil
 }

@@ -83,8 +83,12 @@ func TestAnUnreachableCellIsTriedLessAndLess(t *testing.T) {
 			r.transition(t, index, lrp.Retire)
 		}
 		passes(5 * time.Minute)
-		if n := len(r.cells.took()); n < 10 || n > 35 {
+		n := len(r.cells.took())
+		if n < 10 || n > 35 {
 			t.Errorf("%d attempts in five minutes for 20 orders", n)
+		}
+		if got := r.effects.Counts(); got.OrdersFailed != int64(n) || got.OrdersRefused != 0 {
+			t.Errorf("counted %+v, want %d failed orders", got, n)
 		}
 	})
 }
@@ -101,6 +105,9 @@ func TestARefusedOrderDoesNotHoldUpTheOthers(t *testing.T) {
 			r.transition(t, index, lrp.Retire)
 		}
 		expect(t, "ordered at once", r.cells.took(), "cell-1 stop a0@cell-1", "cell-1 stop a1@cell-1", "cell-1 stop a2@cell-1")
+		if got := r.effects.Counts(); got.OrdersRefused != 3 || got.OrdersFailed != 0 {
+			t.Errorf("counted %+v, want 3 refused orders", got)
+		}
 	})
 }
 
