@@ -174,10 +174,13 @@ func Clean(ctx context.Context, cfg Config) error {
 	}
 	c := &Client{cfg: cfg, log: cfg.Log, engine: cfg.Engine}
 	problems := []error{c.destroyUnknown(ctx, map[string]bool{}), c.removeCheckContainers(ctx)}
+	folders := []string{"containers", "files", "credentials", "dependencies", "logs", "tmp"}
 	if err := c.cleanVolumes(ctx); err != nil {
-		return errors.Join(append(problems, err)...) // what tells of them must stay until they are unmounted
+		problems = append(problems, err) // what tells of them must stay until they are unmounted
+	} else {
+		folders = append(folders, volumesFolder)
 	}
-	for _, dir := range []string{"containers", "files", "credentials", "dependencies", volumesFolder, "logs", "tmp"} {
+	for _, dir := range folders {
 		if err := os.RemoveAll(filepath.Join(cfg.StateDir, dir)); err != nil {
 			problems = append(problems, fmt.Errorf("removing state: %w", err))
 		}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"diego.internal/executor/volume/volumetest"
 )
 
 func TestReadSpec(t *testing.T) {
@@ -77,26 +79,29 @@ func TestReadSpecsTakesTheFirstOfAName(t *testing.T) {
 // Each way of reaching a driver reaches it.
 func TestDriversAreReached(t *testing.T) {
 	t.Parallel()
-	p := newPlugin(t)
+	p := volumetest.New(t, false)
 	folder := t.TempDir()
 	socket := filepath.Join(folder, "socket.sock")
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", socket)
 	require.NoError(t, err)
-	overUnix := httptest.NewUnstartedServer(p.server.Config.Handler)
+	overUnix := httptest.NewUnstartedServer(p)
 	require.NoError(t, overUnix.Listener.Close())
 	overUnix.Listener = listener
 	overUnix.Start()
 	t.Cleanup(overUnix.Close)
-	overTLS := httptest.NewUnstartedServer(p.server.Config.Handler)
+	overTLS := httptest.NewUnstartedServer(p)
 	overTLS.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
 	overTLS.StartTLS()
 	t.Cleanup(overTLS.Close)
 	authority := filepath.Join(t.TempDir(), "ca.crt")
 	require.NoError(t, os.WriteFile(authority, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: overTLS.Certificate().Raw}), 0o600))
-	p.describe(folder, "plain.spec", "tcp://"+p.address())
-	p.describe(folder, "unix.spec", "unix://"+socket)
-	p.describe(folder, "tls.json", `{"Addr":"`+overTLS.URL+`","TLSConfig":{"CAFile":"`+authority+`"}}`)
-	p.describe(folder, "stranger.json", `{"Addr":"`+overTLS.URL+`"}`)
+	describe := func(file, content string) {
+		require.NoError(t, os.WriteFile(filepath.Join(folder, file), []byte(content), 0o600))
+	}
+	p.Describe(folder, "plain.spec", "tcp://%s")
+	describe("unix.spec", "unix://"+socket)
+	describe("tls.json", `{"Addr":"`+overTLS.URL+`","TLSConfig":{"CAFile":"`+authority+`"}}`)
+	describe("stranger.json", `{"Addr":"`+overTLS.URL+`"}`)
 	v, err := Open(t.Context(), Config{Dir: t.TempDir(), Folders: []string{folder}}, nil)
 	require.NoError(t, err)
 	require.Equal(t, []string{"plain", "socket", "tls", "unix"}, v.Drivers())

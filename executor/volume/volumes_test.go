@@ -4,13 +4,14 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"diego.internal/executor/volume/volumetest"
 )
 
 func data(options string) Request { return Request{Driver: "local", Volume: "data", Options: options} }
@@ -29,13 +30,13 @@ func TestVolumeIsMountedOnceAndUnmountedAfterItsLastUser(t *testing.T) {
 	again, err := v.Mount(t.Context(), "b", data(`{"size":1}`))
 	require.NoError(t, err)
 	require.Equal(t, first, again, "two folders of a container may show one volume")
-	require.Equal(t, 1, b.plugin.mounted("data"))
-	require.Equal(t, map[string]any{"size": 1.0}, b.plugin.options["data"])
+	require.Equal(t, 1, b.plugin.Mounted("data"))
+	require.Equal(t, map[string]any{"size": 1.0}, b.plugin.Options("data"))
 
 	require.NoError(t, v.Release(t.Context(), "a"))
-	require.Equal(t, 1, b.plugin.mounted("data"), "the end of one container does not break the other")
+	require.Equal(t, 1, b.plugin.Mounted("data"), "the end of one container does not break the other")
 	require.NoError(t, v.Release(t.Context(), "b"))
-	require.Zero(t, b.plugin.mounted("data"))
+	require.Zero(t, b.plugin.Mounted("data"))
 	require.NoError(t, v.Release(t.Context(), "b"), "may be repeated")
 	require.NoError(t, v.Release(t.Context(), "nobody"))
 	require.Empty(t, b.uses())
@@ -57,25 +58,25 @@ func TestVolumeWithOtherOptionsIsRefused(t *testing.T) {
 	require.True(t, safe)
 	require.Equal(t, `volume "data" is in use on this cell with other options`, text)
 	require.NoError(t, v.Release(t.Context(), "b"))
-	require.Equal(t, 1, b.plugin.mounted("data"))
+	require.Equal(t, 1, b.plugin.Mounted("data"))
 }
 
 // A driver may ask for a volume of its own for each container.
 func TestVolumeIDsMadeUnique(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	b.plugin.describe(b.cfg.Folders[0], "own.json", `{"Name":"own","Addr":"http://`+b.plugin.address()+`","UniqueVolumeIds":true}`)
+	b.plugin.Describe(b.cfg.Folders[0], "own.json", `{"Name":"own","Addr":"http://%s","UniqueVolumeIds":true}`)
 	v := b.open()
 	require.Equal(t, []string{"local", "own"}, v.Drivers())
 	for _, owner := range []string{"a", "b"} {
 		_, err := v.Mount(t.Context(), owner, Request{Driver: "own", Volume: "my_data", Options: `{"uid":"` + owner + `"}`})
 		require.NoError(t, err)
 	}
-	require.Equal(t, 1, b.plugin.mounted("my_data_a-7"))
-	require.Equal(t, 1, b.plugin.mounted("my_data_b-7"))
+	require.Equal(t, 1, b.plugin.Mounted("my_data_a-7"))
+	require.Equal(t, 1, b.plugin.Mounted("my_data_b-7"))
 	require.NoError(t, v.Release(t.Context(), "a"))
-	require.Zero(t, b.plugin.mounted("my_data_a-7"))
-	require.Equal(t, 1, b.plugin.mounted("my_data_b-7"))
+	require.Zero(t, b.plugin.Mounted("my_data_a-7"))
+	require.Equal(t, 1, b.plugin.Mounted("my_data_b-7"))
 }
 
 func TestUniqueNamesDiffer(t *testing.T) {
@@ -104,15 +105,14 @@ func TestVolumesAfterAKill(t *testing.T) {
 		b.run(next)
 		b.eventually("the use of b is forgotten", func() bool { return len(b.uses()) == 1 })
 		require.Equal(t, []string{"a.json"}, b.uses())
-		require.Equal(t, 1, b.plugin.mounted("data"), "a has been adopted and uses it still")
+		require.Equal(t, 1, b.plugin.Mounted("data"), "a has been adopted and uses it still")
 		require.NoError(t, next.Release(t.Context(), "a"))
-		require.Zero(t, b.plugin.mounted("data"))
+		require.Zero(t, b.plugin.Mounted("data"))
 	})
 	t.Run("a mount that was under way is found", func(t *testing.T) {
 		t.Parallel()
 		b := newBed(t)
-		hold := make(chan struct{})
-		b.plugin.set(func() { b.plugin.hold = hold })
+		release := b.plugin.Hold()
 		ctx, kill := context.WithCancel(t.Context())
 		v := b.open()
 		ended := make(chan error, 1)
@@ -120,18 +120,14 @@ func TestVolumesAfterAKill(t *testing.T) {
 			_, err := v.Mount(ctx, "a", data(""))
 			ended <- err
 		}()
-		b.eventually("the driver is asked", func() bool {
-			b.plugin.mu.Lock()
-			defer b.plugin.mu.Unlock()
-			return strings.Contains(strings.Join(b.plugin.calls, ","), "VolumeDriver.Mount")
-		})
+		b.eventually("the driver is asked", func() bool { return b.plugin.Called(volumetest.Mount) })
 		kill()
 		require.Error(t, <-ended)
 		require.Equal(t, []string{"a.json"}, b.uses(), "noted before the driver was asked")
-		close(hold) // the driver goes on with what it was asked
-		b.eventually("the driver has mounted it", func() bool { return b.plugin.mounted("data") == 1 })
+		release() // the driver goes on with what it was asked
+		b.eventually("the driver has mounted it", func() bool { return b.plugin.Mounted("data") == 1 })
 		b.run(b.open())
-		b.eventually("it is unmounted", func() bool { return b.plugin.mounted("data") == 0 && len(b.uses()) == 0 })
+		b.eventually("it is unmounted", func() bool { return b.plugin.Mounted("data") == 0 && len(b.uses()) == 0 })
 	})
 	t.Run("a mount that was under way is counted once by the next", func(t *testing.T) {
 		t.Parallel()
@@ -144,11 +140,11 @@ func TestVolumesAfterAKill(t *testing.T) {
 		next := b.open()
 		_, err = next.Mount(t.Context(), "b", data(""))
 		require.NoError(t, err)
-		require.Equal(t, 1, b.plugin.mounted("data"))
+		require.Equal(t, 1, b.plugin.Mounted("data"))
 		require.NoError(t, next.Release(t.Context(), "a"))
-		require.Equal(t, 1, b.plugin.mounted("data"))
+		require.Equal(t, 1, b.plugin.Mounted("data"))
 		require.NoError(t, next.Release(t.Context(), "b"))
-		require.Zero(t, b.plugin.mounted("data"))
+		require.Zero(t, b.plugin.Mounted("data"))
 	})
 	t.Run("a damaged note is dropped", func(t *testing.T) {
 		t.Parallel()
@@ -169,13 +165,13 @@ func TestUnmountIsRepeated(t *testing.T) {
 	v := b.open()
 	_, err := v.Mount(t.Context(), "a", data(""))
 	require.NoError(t, err)
-	b.plugin.set(func() { b.plugin.refuse["/VolumeDriver.Unmount"] = "target is busy" })
+	b.plugin.Refuse(volumetest.Unmount, "target is busy")
 	require.ErrorContains(t, v.Release(t.Context(), "a"), "target is busy")
 	require.Equal(t, int64(1), v.Stats()["local"].UnmountsFailed.Load())
 	b.run(v)
 	b.eventually("it is tried again", func() bool { return v.Stats()["local"].UnmountsFailed.Load() > 2 })
-	b.plugin.set(func() { delete(b.plugin.refuse, "/VolumeDriver.Unmount") })
-	b.eventually("it is unmounted", func() bool { return b.plugin.mounted("data") == 0 && len(b.uses()) == 0 })
+	b.plugin.Refuse(volumetest.Unmount, "")
+	b.eventually("it is unmounted", func() bool { return b.plugin.Mounted("data") == 0 && len(b.uses()) == 0 })
 }
 
 // A driver that was restarted has forgotten what it had; those that come later must see the volume all the same.
@@ -185,11 +181,11 @@ func TestVolumeIsMountedAgainForADriverThatLostIt(t *testing.T) {
 	v := b.open()
 	_, err := v.Mount(t.Context(), "a", data(""))
 	require.NoError(t, err)
-	b.plugin.set(func() { clear(b.plugin.mounts); clear(b.plugin.options) })
+	b.plugin.Forget()
 	_, err = v.Mount(t.Context(), "b", data(""))
 	require.NoError(t, err)
-	require.Equal(t, 1, b.plugin.mounted("data"))
-	b.plugin.set(func() { clear(b.plugin.mounts); clear(b.plugin.options) })
+	require.Equal(t, 1, b.plugin.Mounted("data"))
+	b.plugin.Forget()
 	require.NoError(t, v.Release(t.Context(), "a"))
 	require.NoError(t, v.Release(t.Context(), "b"), "what the driver does not know is not mounted")
 }
@@ -204,24 +200,28 @@ func TestMountFailures(t *testing.T) {
 	}{
 		"an unknown driver":     {request: Request{Driver: "smb", Volume: "v"}, want: `no such volume driver on this cell: "smb"`},
 		"options without form":  {request: data("["), want: "not a JSON object"},
-		"create is refused":     {request: data(""), refuse: map[string]string{"/VolumeDriver.Create": "no"}, want: `volume driver "local": no`},
-		"mount is refused":      {request: data(""), refuse: map[string]string{"/VolumeDriver.Mount": "secret: no"}, want: "secret: no"},
-		"a text made for users": {request: data(""), refuse: map[string]string{"/VolumeDriver.Mount": `{"SafeDescription":"wrong password"}`}, want: "wrong password", safe: "wrong password"},
+		"create is refused":     {request: data(""), refuse: map[string]string{volumetest.Create: "no"}, want: `volume driver "local": no`},
+		"mount is refused":      {request: data(""), refuse: map[string]string{volumetest.Mount: "secret: no"}, want: "secret: no"},
+		"a text made for users": {request: data(""), refuse: map[string]string{volumetest.Mount: `{"SafeDescription":"wrong password"}`}, want: "wrong password", safe: "wrong password"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newBed(t)
 			v := b.open()
-			b.plugin.set(func() { b.plugin.refuse = test.refuse })
+			for path, text := range test.refuse {
+				b.plugin.Refuse(path, text)
+			}
 			_, err := v.Mount(t.Context(), "a", test.request)
 			require.ErrorContains(t, err, test.want)
 			text, safe := SafeText(err)
 			require.Equal(t, test.safe != "", safe)
 			require.Equal(t, test.safe, text)
-			b.plugin.set(func() { b.plugin.refuse = nil })
+			for path := range test.refuse {
+				b.plugin.Refuse(path, "")
+			}
 			require.NoError(t, v.Release(t.Context(), "a"))
 			require.Empty(t, b.uses())
-			require.Zero(t, b.plugin.mounted("data"))
+			require.Zero(t, b.plugin.Mounted("data"))
 		})
 	}
 }
@@ -233,12 +233,12 @@ func TestDriversAreLookedAtAgain(t *testing.T) {
 	v := b.open()
 	b.run(v)
 	require.Empty(t, v.Problems())
-	address := b.plugin.address()
-	b.plugin.server.Close()
+	address := b.plugin.Address()
+	b.plugin.Stop()
 	b.eventually("the driver is not offered", func() bool { return len(v.Drivers()) == 0 })
 	require.Len(t, v.Problems(), 1)
 	require.Contains(t, v.Problems()[0], `volume driver "local" does not work: asking volume driver "local"`)
-	b.plugin.start(address)
+	b.plugin.Start(address)
 	b.eventually("the driver is offered again", func() bool { return len(v.Drivers()) == 1 && len(v.Problems()) == 0 })
 	require.NoError(t, os.Remove(filepath.Join(b.cfg.Folders[0], "local.spec")))
 	b.eventually("a driver that is described no longer is not offered", func() bool { return len(v.Drivers()) == 0 })
@@ -249,17 +249,17 @@ func TestDriverThatIsBeingRestartedIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
 	v := b.open()
-	address := b.plugin.address()
-	b.plugin.server.Close()
+	address := b.plugin.Address()
+	b.plugin.Stop()
 	ended := make(chan error, 1)
 	go func() {
 		_, err := v.Mount(t.Context(), "a", data(""))
 		ended <- err
 	}()
 	b.eventually("the mount is under way", func() bool { return len(b.uses()) == 1 })
-	b.plugin.start(address)
+	b.plugin.Start(address)
 	require.NoError(t, <-ended)
-	require.Equal(t, 1, b.plugin.mounted("data"))
+	require.Equal(t, 1, b.plugin.Mounted("data"))
 }
 
 func TestDriverThatIsNotThereIsGivenUp(t *testing.T) {
@@ -267,7 +267,7 @@ func TestDriverThatIsNotThereIsGivenUp(t *testing.T) {
 	b := newBed(t)
 	b.cfg.Timeout = 300 * time.Millisecond
 	v := b.open()
-	b.plugin.server.Close()
+	b.plugin.Stop()
 	_, err := v.Mount(t.Context(), "a", data(""))
 	require.ErrorContains(t, err, `volume driver "local" took longer than 300ms`)
 }
@@ -287,7 +287,7 @@ func TestVolumesInParallel(t *testing.T) {
 					t.Errorf("mounting for %s: %v", owner, err)
 					return
 				}
-				if got := b.plugin.mounted("data"); got != 1 {
+				if got := b.plugin.Mounted("data"); got != 1 {
 					t.Errorf("%s has %q, mounted %d times", owner, path, got)
 				}
 				if err := v.Release(t.Context(), owner); err != nil {
@@ -297,7 +297,7 @@ func TestVolumesInParallel(t *testing.T) {
 		})
 	}
 	group.Wait()
-	require.Zero(t, b.plugin.mounted("data"))
+	require.Zero(t, b.plugin.Mounted("data"))
 	require.Empty(t, b.uses())
 	require.Empty(t, v.locks)
 }
@@ -311,6 +311,6 @@ func TestReleaseAll(t *testing.T) {
 		require.NoError(t, err)
 	}
 	require.NoError(t, b.open().ReleaseAll(t.Context()))
-	require.Zero(t, b.plugin.mounted("data"))
+	require.Zero(t, b.plugin.Mounted("data"))
 	require.Empty(t, b.uses())
 }
