@@ -145,7 +145,7 @@ func (n *node) resume(ctx context.Context) error {
 
 // removeStaleFolders removes what was made for containers that are gone.
 func (c *Client) removeStaleFolders(keep map[string]bool) error {
-	for _, dir := range []string{c.filesDir(), c.credentialsDir()} {
+	for _, dir := range []string{c.filesDir(), c.credentialsDir(), c.proxiesDir()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return fmt.Errorf("listing folders shown in containers: %w", err)
@@ -174,7 +174,7 @@ func Clean(ctx context.Context, cfg Config) error {
 	}
 	c := &Client{cfg: cfg, log: cfg.Log, engine: cfg.Engine}
 	problems := []error{c.destroyUnknown(ctx, map[string]bool{}), c.removeCheckContainers(ctx)}
-	folders := []string{"containers", "files", "credentials", "dependencies", "logs", "tmp"}
+	folders := []string{"containers", "files", "credentials", "proxies", "dependencies", "logs", "tmp"}
 	if err := c.cleanVolumes(ctx); err != nil {
 		problems = append(problems, err) // what tells of them must stay until they are unmounted
 	} else {

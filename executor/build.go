@@ -14,6 +14,7 @@ import (
 	"diego.internal/executor/container"
 	"diego.internal/executor/garden"
 	"diego.internal/executor/logs"
+	"diego.internal/executor/proxy"
 	"diego.internal/executor/step"
 )
 
@@ -94,14 +95,21 @@ func (n *node) build(ctx context.Context) (garden.Container, error) {
 	if err != nil {
 		return nil, err
 	}
+	listeners, err := c.proxyListeners(info)
+	if err != nil {
+		return nil, err
+	}
 	spec, err := n.containerSpec(info, append(mounts, volumes...))
+	if err == nil {
+		err = n.addProxy(&spec, listeners)
+	}
 	if err != nil {
 		return nil, err
 	}
 	n.platform(logs.Out, "Cell %s creating container for instance %s", c.cfg.CellID, n.guid)
 	inside, err := c.engine.Create(ctx, spec)
 	if err == nil {
-		err = n.noteCreated(ctx, inside)
+		err = n.noteCreated(ctx, inside, listeners)
 	}
 	if err != nil {
 		if ctx.Err() == nil {
@@ -113,17 +121,19 @@ func (n *node) build(ctx context.Context) (garden.Container, error) {
 	return inside, nil
 }
 
-func (n *node) noteCreated(ctx context.Context, inside garden.Container) error {
+func (n *node) noteCreated(ctx context.Context, inside garden.Container, listeners []proxy.Listener) error {
 	info, err := inside.Info(ctx)
 	if err != nil {
 		return fmt.Errorf("reading addresses: %w", err)
 	}
-	net := container.NetInfo{ExternalIP: info.ExternalIP, InternalIP: info.ContainerIP}
-	for _, port := range info.MappedPorts {
-		net.Ports = append(net.Ports, container.PortMapping{ContainerPort: port.ContainerPort, HostPort: port.HostPort})
+	net := container.NetInfo{
+		ExternalIP: info.ExternalIP, InternalIP: info.ContainerIP, Ports: mappings(info.MappedPorts, listeners),
+		PreferInternal: n.client.cfg.AdvertiseInstanceAddress,
 	}
 	// Before the record says created: a process that takes it up from there finds a certificate.
-	if err := n.issueCredentials(net); err != nil {
+	built := n.snapshot()
+	built.Net = net
+	if err := errors.Join(n.issueCredentials(built), n.issueC2CCredentials(built), n.configureProxy(net, listeners)); err != nil {
 		return err
 	}
 	return n.change(0, func(r container.Record) (container.Record, error) { return r.Created(net) })
@@ -222,8 +232,10 @@ func writeFiles(dir string, files []container.File) error {
 // instanceVariables tell a process where it runs; they win over the action's own.
 func instanceVariables(net container.NetInfo) []garden.EnvVar {
 	type mapping struct {
-		External uint32 `json:"external,omitempty"`
-		Internal uint32 `json:"internal,omitempty"`
+		External    uint32 `json:"external,omitempty"`
+		Internal    uint32 `json:"internal,omitempty"`
+		ExternalTLS uint32 `json:"external_tls_proxy,omitempty"`
+		InternalTLS uint32 `json:"internal_tls_proxy,omitempty"`
 	}
 	vars := []garden.EnvVar{
 		{Name: "CF_INSTANCE_IP", Value: net.ExternalIP},
@@ -231,7 +243,9 @@ func instanceVariables(net container.NetInfo) []garden.EnvVar {
 	}
 	mappings := make([]mapping, 0, len(net.Ports))
 	for _, port := range net.Ports {
-		mappings = append(mappings, mapping{External: port.HostPort, Internal: port.ContainerPort})
+		mappings = append(mappings, mapping{
+			External: port.HostPort, Internal: port.ContainerPort, ExternalTLS: port.HostTLSPort, InternalTLS: port.ContainerTLSPort,
+		})
 	}
 	switch {
 	case len(net.Ports) == 0:

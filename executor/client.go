@@ -146,14 +146,19 @@ func (c *Client) prepare(ctx context.Context) error {
 			return fmt.Errorf("making state folder: %w", err)
 		}
 	}
-	if err := os.MkdirAll(c.credentialsDir(), 0o700); err != nil { // keys: nobody else on the host passes
-		return fmt.Errorf("making state folder: %w", err)
+	for _, dir := range []string{c.credentialsDir(), c.proxiesDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil { // keys: nobody else on the host passes
+			return fmt.Errorf("making state folder: %w", err)
+		}
 	}
 	servers, err := c.cfg.DownloadTLS.load()
 	if err != nil {
 		return err
 	}
 	if c.authority, err = c.openAuthority(); err != nil {
+		return err
+	}
+	if err := c.checkProxies(); err != nil {
 		return err
 	}
 	c.transfers = transfer.New(transfer.Config{
@@ -246,6 +251,10 @@ func (c *Client) allocate(request AllocationRequest) error {
 	}
 	if _, known := c.nodes[request.GUID]; known {
 		return ErrGUIDNotAvailable
+	}
+	if request.Proxied && r.MemoryMB > 0 {
+		r.ProxyMemoryMB = c.ProxyMemoryMB()
+		r.MemoryMB += r.ProxyMemoryMB
 	}
 	if err := c.ledger.take(r); err != nil {
 		return err
@@ -422,6 +431,13 @@ func (c *Client) all() []*node {
 	nodes := slices.Collect(maps.Values(c.nodes))
 	slices.SortFunc(nodes, func(a, b *node) int { return strings.Compare(a.guid, b.guid) })
 	return nodes
+}
+
+// giveBackMemory frees memory of a container that goes on with less.
+func (c *Client) giveBackMemory(megabytes int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ledger.used.MemoryMB -= megabytes
 }
 
 func (c *Client) forget(n *node, resources container.Resources) {

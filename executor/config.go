@@ -67,6 +67,12 @@ type Config struct {
 	// Volumes says where volume drivers are found.
 	Volumes VolumeConfig `yaml:"volumes"`
 
+	// ContainerProxy puts a TLS proxy before the ports of containers.
+	ContainerProxy ContainerProxy `yaml:"container_proxy"`
+	// AdvertiseInstanceAddress says that others should reach containers at their own addresses and ports instead of the
+	// cell's, which needs a network in which they can. Default false.
+	AdvertiseInstanceAddress bool `yaml:"advertise_instance_address"`
+
 	// CPUShares of a container of weight 100. Default 1,024.
 	CPUShares uint64 `yaml:"cpu_shares"`
 	// GraceTime is the time from SIGTERM to SIGKILL. Default and minimum 10 s.
@@ -155,6 +161,7 @@ func (c *Config) SetDefaults() {
 	def(&c.LogRetention, 15*time.Minute)
 	def(&c.MaxInflatedBytes, 8<<30)
 	c.InstanceIdentity.SetDefaults()
+	c.ContainerProxy.SetDefaults()
 	c.SelfCheck.SetDefaults()
 	c.Volumes.SetDefaults()
 }
@@ -174,6 +181,9 @@ func (c *Config) Validate() error {
 	}
 	if c.TrustedCertificates != "" && !filepath.IsAbs(c.TrustedCertificates) {
 		problems = append(problems, fmt.Errorf("trusted_certificates %q is not an absolute path", c.TrustedCertificates))
+	}
+	if c.ContainerProxy.Enabled && c.InstanceIdentity.CACertificate == "" {
+		problems = append(problems, errors.New("container_proxy needs instance_identity"))
 	}
 	if c.OwnerName == "" {
 		problems = append(problems, errors.New("owner_name is empty"))

@@ -13,6 +13,7 @@ import (
 	"diego.internal/executor/container"
 	"diego.internal/executor/garden"
 	"diego.internal/executor/identity"
+	"diego.internal/executor/proxy"
 )
 
 // pathCredentials is where certificate and key appear in a container.
@@ -79,23 +80,34 @@ func (n *node) addCredentials(spec *garden.ContainerSpec) error {
 	return nil
 }
 
-// issueCredentials puts a new certificate and its key into the container's folder. Nothing else may do so meanwhile.
-func (n *node) issueCredentials(network container.NetInfo) error {
+// subject is whom certificates of the container are about.
+func (n *node) subject(record container.Record) identity.Subject {
+	return identity.Subject{
+		GUID: n.guid, OrganizationalUnit: record.RunInfo.CertificateProperties.OrganizationalUnit, Address: address(record.Net),
+	}
+}
+
+// address is the one that certificates of a container name.
+func address(network container.NetInfo) net.IP {
+	if own := net.ParseIP(network.InternalIP); own != nil {
+		return own
+	}
+	return net.ParseIP(network.ExternalIP)
+}
+
+// issueCredentials puts a new certificate and its key into the container's folder, and into that of its proxy. Nothing else may
+// do so meanwhile.
+func (n *node) issueCredentials(record container.Record) error {
 	c, start := n.client, time.Now()
 	if c.authority == nil {
 		return nil
 	}
-	subject := identity.Subject{
-		GUID:               n.guid,
-		OrganizationalUnit: n.snapshot().RunInfo.CertificateProperties.OrganizationalUnit,
-		Address:            net.ParseIP(network.InternalIP),
-	}
-	if subject.Address == nil {
-		subject.Address = net.ParseIP(network.ExternalIP)
-	}
-	pair, err := c.authority.Issue(subject, start)
+	pair, err := c.authority.Issue(n.subject(record), start)
 	if err == nil {
 		err = identity.Replace(filepath.Join(c.credentialsDir(), n.handle), pair)
+	}
+	if err == nil {
+		err = n.issueProxyCredentials(record, pair)
 	}
 	c.counters.Credentials.add(err, time.Since(start))
 	return err
@@ -125,23 +137,47 @@ func (c *Client) rotateCredentials(ctx context.Context) error {
 	}
 }
 
-// rotateCredentials replaces the certificate if it is due. A container that was built without one gets none: it could not
-// see it.
+// rotateCredentials replaces the certificates that are due. A container that was built without any gets none: it could not
+// see them.
 func (n *node) rotateCredentials(now time.Time) error {
 	n.rotating.Lock()
 	defer n.rotating.Unlock()
 	record := n.snapshot()
 	if !record.HasContainer() {
-		return nil // being built, where it is given one, or gone
+		return nil // being built, where it is given them, or gone
 	}
-	due, err := identity.Due(filepath.Join(n.client.credentialsDir(), n.handle))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
+	proxied := record.Net.Proxied() && !record.Result.Stopped
+	folders := []string{filepath.Join(n.client.credentialsDir(), n.handle)}
+	if proxied {
+		folders = append(folders, filepath.Join(n.proxyFolder(), proxy.IdentityFolder))
+	}
+	due, err := anyDue(now, folders...)
+	if due {
+		err = n.issueCredentials(record)
+	}
+	if !proxied {
 		return err
-	case now.Before(due):
-		return nil
 	}
-	return n.issueCredentials(record.Net)
+	due, errC2C := anyDue(now, filepath.Join(n.proxyFolder(), proxy.C2CFolder))
+	if due {
+		errC2C = n.issueC2CCredentials(record)
+	}
+	return errors.Join(err, errC2C, n.refreshClientCA())
+}
+
+// anyDue says whether the pair of some folder must be replaced. Folders that there are not have none.
+func anyDue(now time.Time, folders ...string) (bool, error) {
+	for _, folder := range folders {
+		due, err := identity.Due(folder)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if !now.Before(due) {
+			return true, nil
+		}
+	}
+	return false, nil
 }

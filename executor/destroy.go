@@ -122,7 +122,7 @@ func destroyInEngine(ctx context.Context, engine garden.Client, handle string) e
 
 // removeFolders removes what was made on the host for one container alone.
 func (c *Client) removeFolders(handle string) error {
-	for _, dir := range []string{c.filesDir(), c.credentialsDir()} {
+	for _, dir := range []string{c.filesDir(), c.credentialsDir(), c.proxiesDir()} {
 		if err := os.RemoveAll(filepath.Join(dir, handle)); err != nil {
 			return fmt.Errorf("removing folders shown in a container: %w", err)
 		}

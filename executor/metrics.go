@@ -19,6 +19,8 @@ type Counters struct {
 	Creations, Setups, Destructions Outcomes
 	// Credentials tell of certificates issued to containers, rotations included.
 	Credentials Outcomes
+	// C2CCredentials tell of certificates issued to proxies of containers for other containers.
+	C2CCredentials Outcomes
 	// Completed counts containers that ended.
 	Completed atomic.Int64
 	// EngineChecksFailed counts bad answers of the engine.
@@ -75,10 +77,11 @@ func (c *Client) GetBulkMetrics(ctx context.Context) (map[string]Metrics, error)
 		record := n.snapshot()
 		exceeded, dropped := n.sink.Exceeded()
 		shares := float64(c.cfg.CPUShares * uint64(record.RunInfo.CPUWeight) / 100)
+		memory, memoryLimit := applicationMemory(record.Resources, m.MemoryInBytes, limitBytes(record, m.MemoryLimit))
 		result[n.guid] = Metrics{
-			MemoryUsageInBytes: m.MemoryInBytes,
+			MemoryUsageInBytes: memory,
 			DiskUsageInBytes:   m.DiskInBytes,
-			MemoryLimitInBytes: limitBytes(record, m.MemoryLimit),
+			MemoryLimitInBytes: memoryLimit,
 			DiskLimitInBytes:   uint64(record.Resources.DiskMB) * mebibyte, //nolint:gosec // not negative, see allocate
 			CPUUsage:           m.CPUUsage,
 			CPUEntitlement:     time.Duration(shares * perShare / 100 * float64(m.Age)),

@@ -85,6 +85,10 @@ func (n *node) begin(request RunRequest) error {
 	if err != nil {
 		return err
 	}
+	unused := 0
+	if !n.client.wantsProxy(&info) {
+		unused, record.Resources = record.Resources.ProxyMemoryMB, withoutProxyMemory(record.Resources)
+	}
 	if err := n.journal.save(record); err != nil {
 		return fmt.Errorf("running container %q: %w", n.guid, err)
 	}
@@ -97,6 +101,7 @@ func (n *node) begin(request RunRequest) error {
 		return errors.Join(ErrClosed, n.journal.remove())
 	}
 	n.record = record
+	n.client.giveBackMemory(unused)
 	return nil
 }
 
@@ -196,6 +201,9 @@ func (n *node) stop(cause error) {
 	case drain > 0:
 		n.draining = true
 		n.client.events.emit(EventRunning, n.record)
+		if n.record.Net.Proxied() {
+			n.client.spawn(n.spoilCredentials) // a client that is closed ends no container
+		}
 		cancel := n.cancel
 		time.AfterFunc(drain, func() { cancel(cause) })
 	default:
@@ -209,7 +217,7 @@ func (n *node) noteStopLocked() (drain time.Duration) {
 		return 0
 	}
 	if n.record.Routable && len(n.record.Net.Ports) > 0 {
-		drain = n.client.cfg.DrainTime
+		drain = max(n.client.cfg.DrainTime, n.proxyReload())
 	}
 	n.record = n.record.StopRequested()
 	n.platform(logs.Out, "Cell %s stopping instance %s", n.client.cfg.CellID, n.guid)
@@ -248,6 +256,11 @@ func (n *node) update(ctx context.Context, request UpdateRequest) error {
 	})
 	if err != nil || !n.snapshot().HasContainer() {
 		return err
+	}
+	if request.InternalRoutes != nil {
+		if err := n.renewC2CCredentials(); err != nil {
+			return fmt.Errorf("updating container %q: %w", n.guid, err)
+		}
 	}
 	inside, err := n.client.engine.Lookup(ctx, n.handle)
 	if err == nil {

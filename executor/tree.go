@@ -60,7 +60,7 @@ func (n *node) stepEnv(inside garden.Container, record container.Record) *step.E
 	}
 }
 
-// tree is serial(setup, codependent(action, sidecars), watched by health and readiness).
+// tree is serial(setup, codependent(codependent(action, sidecars), watched by health and readiness, and the proxy)).
 func (n *node) tree(env *step.Env, record container.Record, resumed bool) step.Step {
 	info := record.RunInfo
 	longLived := env.Build(*info.Action, placeAction)
@@ -73,7 +73,7 @@ func (n *node) tree(env *step.Env, record container.Record, resumed bool) step.S
 	}
 	wasRunning := resumed && record.State == container.StateRunning
 	var watches []step.Watch
-	health := n.healthWatch(env, info, wasRunning)
+	health, own := n.healthWatch(env, info, n.proxyChecks(env, record, wasRunning), wasRunning)
 	if health != nil {
 		watches = append(watches, health)
 	}
@@ -89,8 +89,8 @@ func (n *node) tree(env *step.Env, record container.Record, resumed bool) step.S
 		}.Watch)
 	}
 	// An action that ends cleanly has become a daemon only if somebody watches the daemon.
-	daemon := health != nil && len(info.Sidecars) == 0
-	longLived = step.Watched(longLived, daemon, watches...)
+	daemon := own && len(info.Sidecars) == 0
+	longLived = n.withProxy(env, record, step.Watched(longLived, daemon, watches...))
 	if setup := n.setup(env, info); setup != nil {
 		return step.Serial(n.noted(setup), longLived)
 	}
@@ -131,8 +131,9 @@ func (n *node) noted(setup step.Step) step.Step {
 	}
 }
 
-// healthWatch is nil when nothing says how to know health; then the container runs as soon as its action does.
-func (n *node) healthWatch(env *step.Env, info *container.RunInfo, wasRunning bool) step.Watch {
+// healthWatch is nil when nothing says how to know health; then the container runs as soon as its action does. Own says that
+// the workload itself asks to be watched, and not only the cell because of its proxy.
+func (n *node) healthWatch(env *step.Env, info *container.RunInfo, proxied []healthcheck.Check, wasRunning bool) (watch step.Watch, own bool) {
 	monitor := healthcheck.Monitor{Resumed: wasRunning, Timing: n.checkTiming(info)}
 	healthy := pick(info.HealthTiming.HealthyInterval, n.client.cfg.HealthyInterval)
 	switch {
@@ -148,8 +149,12 @@ func (n *node) healthWatch(env *step.Env, info *container.RunInfo, wasRunning bo
 		monitor.Checks = []healthcheck.Check{{Probe: n.pooled(probe), HealthyInterval: healthy}}
 		monitor.Report = n.reporter(info.LogConfig.SourceName)
 	}
-	if len(monitor.Checks) == 0 {
-		return nil
+	own = len(monitor.Checks) > 0
+	if !own {
+		monitor.Report = failures{reporter{sink: n.sink, source: proxySource}}
+	}
+	if monitor.Checks = append(monitor.Checks, proxied...); len(monitor.Checks) == 0 {
+		return nil, false
 	}
 	limit := info.StartTimeout
 	return func(ctx context.Context, ready func(), failed func(error)) (stop func()) {
@@ -160,7 +165,7 @@ func (n *node) healthWatch(env *step.Env, info *container.RunInfo, wasRunning bo
 			monitor.Timing.StartTimeout = max(limit-spent, time.Millisecond)
 		}
 		return monitor.Watch(ctx, ready, failed)
-	}
+	}, own
 }
 
 // checkTiming is the cell's, save where the workload has its own. Quick first attempts are the cell's idea: a workload that

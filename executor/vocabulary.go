@@ -100,7 +100,10 @@ type AllocationRequest struct {
 	// GUID names the container from now on: 1 to 255 characters of [a-zA-Z0-9_.-].
 	GUID      string
 	Resources ContainerResources
-	Tags      map[string]string
+	// Proxied reserves the memory of a proxy too, on a cell with container proxies, unless the memory is unlimited. It is
+	// given back by the order to run the container if that gets no proxy.
+	Proxied bool
+	Tags    map[string]string
 }
 
 // AllocationFailure is the answer to a request that was refused.

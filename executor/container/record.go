@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -41,6 +42,8 @@ type Resources struct {
 	MemoryMB int `json:"memory_mb"`
 	DiskMB   int `json:"disk_mb"`
 	MaxPids  int `json:"max_pids"`
+	// ProxyMemoryMB is the part of MemoryMB that is for the container's proxy.
+	ProxyMemoryMB int `json:"proxy_memory_mb,omitempty"`
 }
 
 // Result of a container that has ended.
@@ -55,10 +58,14 @@ type Result struct {
 	Stopped bool `json:"stopped"`
 }
 
-// PortMapping is one port of the container and the host's port that leads to it.
+// PortMapping is one port of the container and the host's port that leads to it, and the port at which the container's proxy
+// takes TLS for it, with the host's port that leads there. A host port is 0 when nothing leads there.
 type PortMapping struct {
 	ContainerPort uint32 `json:"container_port"`
 	HostPort      uint32 `json:"host_port"`
+	// ContainerTLSPort is 0 in a container without a proxy.
+	ContainerTLSPort uint32 `json:"container_tls_port,omitempty"`
+	HostTLSPort      uint32 `json:"host_tls_port,omitempty"`
 }
 
 // NetInfo is how a container is reached.
@@ -68,6 +75,13 @@ type NetInfo struct {
 	// InternalIP is the container's own address.
 	InternalIP string        `json:"internal_ip,omitempty"`
 	Ports      []PortMapping `json:"ports,omitempty"`
+	// PreferInternal says that others should use InternalIP and the container's ports.
+	PreferInternal bool `json:"prefer_internal,omitempty"`
+}
+
+// Proxied says whether a proxy takes TLS for the ports of the container.
+func (n NetInfo) Proxied() bool {
+	return slices.ContainsFunc(n.Ports, func(p PortMapping) bool { return p.ContainerTLSPort != 0 })
 }
 
 // Record is what is known about one container. It is a value: methods return the changed copy. Maps and pointers in it

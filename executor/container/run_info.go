@@ -20,6 +20,8 @@ type RunInfo struct {
 	CPUWeight uint32 `json:"cpu_weight,omitempty"`
 	// Ports are the container's TCP ports to map to the host; duplicates are dropped.
 	Ports []uint32 `json:"ports,omitempty"`
+	// Proxied says that a cell with container proxies is to put one before Ports.
+	Proxied bool `json:"proxied,omitempty"`
 	// Env is seen by every process. For LRPs the caller puts INSTANCE_GUID, INSTANCE_INDEX, CF_INSTANCE_GUID and
 	// CF_INSTANCE_INDEX in front.
 	Env []EnvVar `json:"env,omitempty"`

@@ -1,6 +1,7 @@
-// Package identity gives each container a certificate of the cell's own intermediate CA, in a folder of the host that the
-// container shows read-only, and says when it must be replaced. It does not know containers and starts no goroutine: the
-// executor calls it when a container is built and when a certificate is due.
+// Package identity issues certificates of the cell's own intermediate CA, keeps a pair of certificate and key in a folder of
+// the host that a container shows read-only, and says when it must be replaced. It does not know containers and starts no
+// goroutine: the executor calls it when a container is built and when a certificate is due, and who runs in the container
+// reads the pair through it.
 package identity
 
 import (
@@ -18,8 +19,10 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // Authority is the CA of a cell. Its methods may be called concurrently.
@@ -41,12 +44,27 @@ type signer struct {
 
 // Subject of a certificate.
 type Subject struct {
-	// GUID is the common name and a DNS name.
+	// GUID is the common name and a DNS name. A subject without one is nobody: its certificate is good for no name, and whoever
+	// is shown it turns away.
 	GUID string
 	// OrganizationalUnit such as "organization:…", "space:…", "app:…".
 	OrganizationalUnit []string
 	// Address at which the container is reached; nil names none.
 	Address net.IP
+	// Hostnames are further DNS names. Those that no certificate can hold, because they are not ASCII, are left out.
+	Hostnames []string
+}
+
+// dnsNames are the names that a server is checked for, each once.
+func (s Subject) dnsNames() []string {
+	var names []string
+	for _, name := range append([]string{s.GUID}, s.Hostnames...) {
+		notASCII := func(r rune) bool { return r >= utf8.RuneSelf }
+		if name != "" && !strings.ContainsFunc(name, notASCII) && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // Pair is a certificate, followed by its CA, and its key, both in PEM.
@@ -184,7 +202,7 @@ func (a *Authority) template(ca signer, subject Subject, now time.Time) *x509.Ce
 	t := &x509.Certificate{
 		SerialNumber: serial(),
 		Subject:      pkix.Name{CommonName: subject.GUID, OrganizationalUnit: subject.OrganizationalUnit},
-		DNSNames:     []string{subject.GUID},
+		DNSNames:     subject.dnsNames(),
 		NotBefore:    now,
 		NotAfter:     end,
 		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageKeyAgreement,

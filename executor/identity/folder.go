@@ -88,6 +88,27 @@ func replace(dir, version string, pair Pair) error {
 	return os.Rename(next, filepath.Join(dir, newestLink))
 }
 
+// Version names the pair that a folder shows; it changes with every replacement. It costs one look at a link.
+func Version(dir string) (string, error) {
+	version, err := os.Readlink(filepath.Join(dir, newestLink))
+	if err != nil {
+		return "", fmt.Errorf("looking for credentials: %w", err)
+	}
+	return version, nil
+}
+
+// Read reads the pair of a version, certificate and key of one replacement. A version that is two replacements old is gone.
+func Read(dir, version string) (Pair, error) {
+	var pair Pair
+	for name, content := range map[string]*[]byte{CertificateFile: &pair.Certificate, KeyFile: &pair.Key} {
+		var err error
+		if *content, err = os.ReadFile(filepath.Join(dir, filepath.Base(version), name)); err != nil { //nolint:gosec // a folder of ours
+			return Pair{}, fmt.Errorf("reading credentials: %w", err)
+		}
+	}
+	return pair, nil
+}
+
 // Due says when the pair in a folder must be replaced: 30 minutes before its end, or at 7/8 of a validity of 4 hours or
 // less. A folder that has no usable certificate is due at once, which the zero time says. The error is fs.ErrNotExist if
 // there is no folder.
