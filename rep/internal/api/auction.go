@@ -58,7 +58,7 @@ func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.Stat
 		StartingContainerLimit:  a.Cell.StartingContainerCap,
 		StartingContainerCount:  starting(containers),
 		RepAddress:              a.Cell.Address,
-		ProxyMemoryAllocationMb: 0,
+		ProxyMemoryAllocationMb: int32(a.Executor.ProxyMemoryMB()), //nolint:gosec // megabytes of one process
 	}
 	out.Reason = reason(out.GetEvacuating(), problem)
 	if out.GetEvacuating() {

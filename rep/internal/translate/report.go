@@ -67,8 +67,14 @@ func netInfo(net executor.NetInfo) *workloadv1.ActualLRPNetInfo {
 		InstanceAddress:  net.InternalIP,
 		PreferredAddress: workloadv1.PreferredAddress_PREFERRED_ADDRESS_HOST,
 	}
+	if net.PreferInternal {
+		out.PreferredAddress = workloadv1.PreferredAddress_PREFERRED_ADDRESS_INSTANCE
+	}
 	for _, port := range net.Ports {
-		out.Ports = append(out.Ports, &workloadv1.PortMapping{ContainerPort: port.ContainerPort, HostPort: port.HostPort})
+		out.Ports = append(out.Ports, &workloadv1.PortMapping{
+			ContainerPort: port.ContainerPort, HostPort: port.HostPort,
+			ContainerTlsProxyPort: port.ContainerTLSPort, HostTlsProxyPort: port.HostTLSPort,
+		})
 	}
 	return out
 }

@@ -66,6 +66,24 @@ func TestRunningMatches(t *testing.T) {
 	require.True(t, report.Matches(suspect), "a report changes no suspect record")
 }
 
+func TestNetInfo(t *testing.T) {
+	t.Parallel()
+	got := netInfo(executor.NetInfo{
+		ExternalIP: "10.0.0.1", InternalIP: "10.255.0.1", PreferInternal: true,
+		Ports: []executor.PortMapping{{ContainerPort: 8080, HostPort: 1, ContainerTLSPort: 61001, HostTLSPort: 2}, {ContainerPort: 8080, HostPort: 1, ContainerTLSPort: 61443}},
+	})
+	want := &workloadv1.ActualLRPNetInfo{
+		Address: "10.0.0.1", InstanceAddress: "10.255.0.1", PreferredAddress: workloadv1.PreferredAddress_PREFERRED_ADDRESS_INSTANCE,
+		Ports: []*workloadv1.PortMapping{
+			{ContainerPort: 8080, HostPort: 1, ContainerTlsProxyPort: 61001, HostTlsProxyPort: 2}, {ContainerPort: 8080, HostPort: 1, ContainerTlsProxyPort: 61443},
+		},
+	}
+	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+		t.Errorf("net info (-want +got):\n%s", diff)
+	}
+	require.Equal(t, workloadv1.PreferredAddress_PREFERRED_ADDRESS_HOST, netInfo(executor.NetInfo{}).GetPreferredAddress())
+}
+
 func TestCrashReason(t *testing.T) {
 	t.Parallel()
 	sourced := func(source string) executor.Action {

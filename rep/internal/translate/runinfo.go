@@ -26,6 +26,7 @@ func RunInfoForLRP(lrp *workloadv1.DesiredLRP, key *workloadv1.ActualLRPKey, ins
 	info.LogConfig.Tags = MetricTags(lrp.GetMetricTags(), index, instanceGUID)
 	info.CPUWeight = max(info.CPUWeight, 1)
 	info.Ports = definition.GetPorts()
+	info.Proxied = len(info.Ports) > 0
 	info.Env = append(instanceEnvironment(index, instanceGUID), info.Env...)
 	info.StartTimeout = definition.GetStartTimeout().AsDuration()
 	info.CheckDefinition = checkDefinition(definition.GetCheckDefinition())

@@ -100,7 +100,7 @@ func fullRunInfo() executor.RunInfo {
 		Artifact: "own", From: "https://d", To: "/d", User: "root", ChecksumAlgorithm: "sha256", ChecksumValue: "22",
 	}}}}}
 	return executor.RunInfo{
-		RootFS: "preloaded:cflinuxfs4", ImageUsername: "u", ImagePassword: "p", Privileged: true, CPUWeight: 50, Ports: []uint32{8080, 2222},
+		RootFS: "preloaded:cflinuxfs4", ImageUsername: "u", ImagePassword: "p", Privileged: true, CPUWeight: 50, Ports: []uint32{8080, 2222}, Proxied: true,
 		Env: []executor.EnvVar{
 			{Name: "INSTANCE_GUID", Value: "i"},
 			{Name: "INSTANCE_INDEX", Value: "2"},
@@ -183,7 +183,7 @@ func TestRunInfoForTask(t *testing.T) {
 	want.Env = want.Env[4:] // an instance has its own variables, a task only those of the user
 	want.LogConfig.Index, want.LogConfig.Tags = -1, map[string]string{"static": "s", "instance": "run"}
 	want.Setup = &want.Setup.Serial.Actions[0] // only the layers
-	want.Monitor, want.CheckDefinition, want.Sidecars, want.Ports, want.InternalRoutes = nil, nil, nil, nil, nil
+	want.Monitor, want.CheckDefinition, want.Sidecars, want.Ports, want.InternalRoutes, want.Proxied = nil, nil, nil, nil, nil, false
 	want.StartTimeout, want.HealthTiming, want.GraceTime = 0, executor.HealthTiming{}, nil
 	require.Empty(t, cmp.Diff(want, got))
 }

@@ -150,7 +150,11 @@ func (o *offer) add(guid string, tags map[string]string, work described, held ma
 	result := &repv1.WorkResult{}
 	o.first[id] = result
 	o.items = append(o.items, item{
-		request:   executor.AllocationRequest{GUID: guid, Resources: translate.Resources(work.GetResources()), Tags: tags},
+		request: executor.AllocationRequest{
+			GUID: guid, Resources: translate.Resources(work.GetResources()), Tags: tags,
+			// Whether it has ports, and so gets one, is known when it is run.
+			Proxied: tags[translate.TagLifecycle] == translate.LifecycleLRP,
+		},
 		result:    result,
 		placement: work.GetPlacement(),
 		held:      held[id],

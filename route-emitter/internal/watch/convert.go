@@ -45,6 +45,10 @@ func desired(in routed) (routetable.Desired, error) {
 	return out, err //nolint:wrapcheck // the caller names the process
 }
 
+// containerNetworkingPort is where the proxy of an instance takes TLS from other containers. Its certificate has the internal
+// host names and not the name that routers ask for, and the row names a port that another row has already.
+const containerNetworkingPort = 61443
+
 // endpoint converts a record of an instance. ok is false unless the instance runs, is routable, and belongs to the cell
 // (any, if cellID is empty).
 func endpoint(in *workloadv1.ActualLRP, cellID string) (out routetable.Endpoint, ok bool) {
@@ -63,6 +67,9 @@ func endpoint(in *workloadv1.ActualLRP, cellID string) (out routetable.Endpoint,
 		Since: in.GetSince().AsTime(), Tag: modificationTag(in.GetModificationTag()),
 	}
 	for _, p := range in.GetNetInfo().GetPorts() {
+		if p.GetContainerTlsProxyPort() == containerNetworkingPort {
+			continue
+		}
 		out.Ports = append(out.Ports, routetable.Port{
 			Container: p.GetContainerPort(), Host: p.GetHostPort(), ContainerTLS: p.GetContainerTlsProxyPort(), HostTLS: p.GetHostTlsProxyPort(),
 		})

@@ -531,7 +531,10 @@ func TestConvert(t *testing.T) {
 		InstanceKey: &workloadv1.ActualLRPInstanceKey{InstanceGuid: "i", CellId: "c"},
 		NetInfo: &workloadv1.ActualLRPNetInfo{
 			Address: "h", InstanceAddress: "ca", PreferredAddress: workloadv1.PreferredAddress_PREFERRED_ADDRESS_INSTANCE,
-			Ports: []*workloadv1.PortMapping{{ContainerPort: 1, HostPort: 2, ContainerTlsProxyPort: 3, HostTlsProxyPort: 4}},
+			Ports: []*workloadv1.PortMapping{
+				{ContainerPort: 1, HostPort: 2, ContainerTlsProxyPort: 3, HostTlsProxyPort: 4},
+				{ContainerPort: 1, HostPort: 2, ContainerTlsProxyPort: 61443}, // for other containers, not for routers
+			},
 		},
 		State: workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING, Presence: workloadv1.Presence_PRESENCE_EVACUATING, Routable: true,
 		Since: timestamppb.New(time.Unix(5, 6)), AvailabilityZone: "z", ModificationTag: &workloadv1.ModificationTag{Epoch: "e", Index: 7},
