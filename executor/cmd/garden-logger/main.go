@@ -1,22 +1,25 @@
-// Command garden-logger is started by containerd's shim beside each process of a container. It moves what the process
-// writes into files (package outputlog), so that neither a stopped rep nor a restarted containerd loses output or
-// holds the process up. It ends when the process and its children have closed their output, or, on SIGTERM, after it
-// has taken what is in the pipes.
+// Command garden-logger is started by containerd's shim beside a container, or beside a process that runc starts in one. It
+// moves what processes write into files (package outputlog), so that neither a stopped rep nor a restarted containerd loses
+// output or holds a process up.
 //
-// The shim passes the pipes as descriptors 3 (stdout) and 4 (stderr), and 5 to close when ready. Arguments: dir FOLDER.
+// The shim passes the pipes of the process as descriptors 3 (stdout) and 4 (stderr), and 5 to close when ready. Arguments:
+//
+//	dir FOLDER    store this output in FOLDER, and end when the process and its children have closed it
+//	keep FOLDER   store the output of all processes that the rep tells of below FOLDER, which is a container's; this output,
+//	              that of its init, is thrown away and means by its end that the container is no more
+//
+// On SIGTERM it takes what is in the pipes, and ends.
 package main
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime"
 	"sync"
 	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"diego.internal/executor/garden/containerd/outputlog"
 )
@@ -29,85 +32,75 @@ func main() {
 }
 
 func run(args []string) error {
-	// One of these runs per process of the cell: one thread for Go code is enough and keeps each small.
+	// One of these runs per container of the cell: one thread for Go code is enough and keeps each small.
 	runtime.GOMAXPROCS(1)
-	if len(args) != 2 || args[0] != "dir" {
-		return fmt.Errorf("want arguments: dir FOLDER, have %q", args)
-	}
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM)
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
-
-	streams := []*stream{newStream(3, args[1], "stdout"), newStream(4, args[1], "stderr")}
-	var wait sync.WaitGroup
-	for _, s := range streams {
-		wait.Go(s.copy)
+	if len(args) == 2 && args[0] == "dir" {
+		return store(args[1], terminated)
 	}
-	go func() {
-		<-terminated
-		for _, s := range streams {
-			// Wakes the reads that wait; copy then takes the rest.
-			_ = s.pipe.SetReadDeadline(time.Unix(1, 0))
-		}
-	}()
+	if len(args) == 2 && args[0] == "keep" {
+		return keep(args[1], terminated)
+	}
+	return fmt.Errorf("want arguments: dir FOLDER or keep FOLDER, have %q", args)
+}
+
+func ready() error {
 	if err := os.NewFile(5, "ready").Close(); err != nil {
 		return fmt.Errorf("reporting readiness: %w", err)
 	}
+	return nil
+}
+
+// store serves one process.
+func store(folder string, terminated <-chan os.Signal) error {
+	copiers := []*outputlog.Copier{outputlog.NewCopier(3, folder, outputlog.Stdout), outputlog.NewCopier(4, folder, outputlog.Stderr)}
+	errs := make([]error, len(copiers))
+	var wait sync.WaitGroup
+	for at, c := range copiers {
+		wait.Go(func() { errs[at] = c.Copy() })
+	}
+	go func() {
+		<-terminated
+		for _, c := range copiers {
+			c.Finish()
+		}
+	}()
+	if err := ready(); err != nil {
+		return err
+	}
 	wait.Wait()
-	return errors.Join(streams[0].err, streams[1].err)
+	return errors.Join(errs...)
 }
 
-type stream struct {
-	pipe   *os.File
-	writer *outputlog.Writer
-	err    error
-}
-
-func newStream(fd int, folder, name string) *stream {
-	// A descriptor that does not block belongs to the poller, which makes deadlines work.
-	_ = unix.SetNonblock(fd, true)
-	return &stream{pipe: os.NewFile(uintptr(fd), name), writer: outputlog.NewWriter(folder, name)}
-}
-
-// copy ends at the end of the pipe, or, after SIGTERM, when nothing is in it.
-func (s *stream) copy() {
-	buffer := make([]byte, 32<<10)
-	for {
-		n, err := s.pipe.Read(buffer)
-		s.store(buffer[:n])
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			s.drain(buffer)
-			break
-		}
-		if err != nil {
-			break // io.EOF: every writer is gone
-		}
-	}
-	s.err = errors.Join(s.err, s.writer.Close())
-}
-
-func (s *stream) drain(buffer []byte) {
-	_ = s.pipe.SetReadDeadline(time.Time{})
-	raw, err := s.pipe.SyscallConn()
+// keep serves a container.
+func keep(folder string, terminated <-chan os.Signal) error {
+	keeper, err := outputlog.NewKeeper(folder)
 	if err != nil {
-		return
+		return err
 	}
-	for {
-		n := 0
-		err := raw.Read(func(fd uintptr) bool {
-			n, _ = unix.Read(int(fd), buffer)
-			return true // never wait: an empty pipe is the end here
+	if err := ready(); err != nil {
+		return err
+	}
+	go keeper.Serve()
+	var streams sync.WaitGroup
+	for fd, name := range map[uintptr]string{3: outputlog.Stdout, 4: outputlog.Stderr} {
+		streams.Go(func() {
+			// An init says nothing, unless it fails; then the shim must not wait for somebody to read it.
+			_ = syscall.SetNonblock(int(fd), true) // waiting is the poller's, not a thread's
+			_, _ = io.Copy(io.Discard, os.NewFile(fd, name))
 		})
-		if err != nil || n <= 0 {
-			return
-		}
-		s.store(buffer[:n])
 	}
-}
-
-// store keeps the first error for the exit; the process whose output this is must not notice.
-func (s *stream) store(p []byte) {
-	if _, err := s.writer.Write(p); err != nil && s.err == nil {
-		s.err = err
+	ended := make(chan struct{})
+	go func() {
+		streams.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-terminated:
 	}
+	keeper.Close()
+	return nil
 }

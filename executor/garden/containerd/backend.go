@@ -50,6 +50,8 @@ type Backend struct {
 	loops        sync.Mutex // held while a loop device is taken
 	restrictions []string   // set by start
 	lock         *os.File   // held while this Backend is open
+	nothing      *os.File   // /dev/null, the input of all processes
+	unreachable  sync.Once  // of the warning about inits
 
 	// ctx ends with Close; followers of processes live in it.
 	ctx    context.Context //nolint:containedctx // the life of the Backend, not of a call
@@ -98,6 +100,9 @@ func open(cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	b := &Backend{cfg: cfg, lock: lock, containers: map[string]*container{}, layers: newLayers(), folders: folders{seen: map[string]seenFolder{}}, registries: newRegistries(cfg)}
+	if b.nothing, err = os.Open(os.DevNull); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening input of processes: %w", err), lock.Close())
+	}
 	b.ctx, b.cancel = context.WithCancel(namespaces.WithNamespace(context.Background(), cfg.Namespace))
 	if err := b.connect(); err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -140,7 +145,10 @@ func lockFolder(folder string) (*os.File, error) {
 func (b *Backend) Close() error {
 	b.cancel()
 	b.wait.Wait()
-	var errs []error
+	for _, c := range b.all() {
+		c.letGo()
+	}
+	errs := []error{b.nothing.Close()}
 	if b.client != nil {
 		errs = append(errs, b.client.Close())
 	}

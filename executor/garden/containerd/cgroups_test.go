@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"diego.internal/executor/garden"
+	"diego.internal/executor/garden/containerd/spawn"
 )
 
 // fakeCgroups is a tree as the kernel shows it, with the given files.
@@ -140,7 +141,7 @@ func TestLimits(t *testing.T) {
 	spec, err := emptySpec(t.Context(), garden.Limits{MemoryInBytes: 100, Pids: 10, CPUShares: 512})
 	require.NoError(t, err)
 	require.EqualValues(t, 100, *spec.Linux.Resources.Memory.Limit)
-	require.EqualValues(t, 10+initTasks-1, *spec.Linux.Resources.Pids.Limit)
+	require.EqualValues(t, 10+spawn.Threads-1, *spec.Linux.Resources.Pids.Limit)
 	require.EqualValues(t, 512, *spec.Linux.Resources.CPU.Shares)
 	spec, err = emptySpec(t.Context(), garden.Limits{})
 	require.NoError(t, err)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"diego.internal/executor/garden"
+	"diego.internal/executor/garden/containerd/spawn"
 )
 
 // container is one container of this cell. What its record holds is changed under mu and written at once.
@@ -31,6 +32,13 @@ type container struct {
 	record    *record
 	processes map[string]*process // that this program knows, by id
 	started   []*process          // the same, oldest first
+
+	// loading is held while processes of an earlier program are taken up.
+	loading sync.Mutex
+
+	reach       sync.Mutex // held while the init is being reached
+	link        *spawn.Client
+	unreachable bool
 }
 
 var _ garden.Container = (*container)(nil)

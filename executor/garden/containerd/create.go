@@ -90,6 +90,7 @@ func (b *Backend) reserve(spec garden.ContainerSpec) (*container, error) {
 		Lease:      lease,
 		CreatedAt:  time.Now().UTC(),
 		Users:      b.usersFor(spec),
+		Spawns:     true,
 	})
 	err = os.MkdirAll(filepath.Join(c.folder, processesFolder), 0o711) //nolint:gosec // bind mounts are looked up below
 	if err == nil {
@@ -226,7 +227,8 @@ func (b *Backend) launch(ctx context.Context, c *container, mounts []mount.Mount
 	if err != nil {
 		return fmt.Errorf("encoding runtime options: %w", err)
 	}
-	request := &tasks.CreateTaskRequest{ContainerID: c.id, Options: runc}
+	keeper := b.cfg.logger("keep", c.folder)
+	request := &tasks.CreateTaskRequest{ContainerID: c.id, Options: runc, Stdout: keeper, Stderr: keeper}
 	for _, m := range mounts {
 		request.Rootfs = append(request.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
 	}

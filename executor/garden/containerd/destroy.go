@@ -51,6 +51,7 @@ func (b *Backend) destroyLocked(ctx context.Context, c *container) error {
 		return err
 	}
 	c.ended()
+	c.letGo()
 	if err := b.client.ContainerService().Delete(ctx, c.id); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("deleting container: %w", err)
 	}

@@ -16,14 +16,12 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"diego.internal/executor/garden"
+	"diego.internal/executor/garden/containerd/spawn"
 )
 
 // initPath is where the init is mounted: below /dev, which is a file system of the container's own, so that no trace
 // of it is in the image.
 const initPath = "/dev/garden-init"
-
-// initTasks is how many threads the init has; the limit of a container is meant for what runs beside it.
-const initTasks = 5
 
 // unprivilegedCapabilities are those that root in an unprivileged container has.
 func unprivilegedCapabilities() []string {
@@ -44,6 +42,7 @@ func (b *Backend) ociSpec(ctx context.Context, c *container, spec garden.Contain
 		oci.WithoutRunMount,
 		oci.WithProcessArgs(initPath),
 		oci.WithProcessCwd("/"),
+		withoutRlimits,
 		oci.WithHostname(hostname(c.handle)),
 		oci.WithCgroup(filepath.Join(b.cfg.cgroupParent(), c.id)),
 		oci.WithMounts(append(b.ownMounts(c), binds...)),
@@ -85,7 +84,7 @@ func withLimits(limits garden.Limits) oci.SpecOpts {
 		}
 		if limits.Pids > 0 {
 			// The container's own first task stands for the init, as it does where inits have one thread.
-			pids := limits.Pids + initTasks - 1
+			pids := limits.Pids + spawn.Threads - 1
 			resources.Pids = &specs.LinuxPids{Limit: &pids}
 		}
 		if limits.CPUShares > 0 {
@@ -93,6 +92,13 @@ func withLimits(limits garden.Limits) oci.SpecOpts {
 		}
 		return nil
 	}
+}
+
+// withoutRlimits takes the limits of the default specification away, which are lower than what processes may ask for: the
+// init hands on what it has.
+func withoutRlimits(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
+	s.Process.Rlimits = nil
+	return nil
 }
 
 // withPrivileges is what each process of a container has by itself.

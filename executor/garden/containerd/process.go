@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/api/services/tasks/v1"
-	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
 
 	"diego.internal/executor/garden"
@@ -21,8 +19,6 @@ const (
 	// exitKilled is the code of a process that SIGKILL ended; it also stands for an end that nobody saw, because
 	// the container was removed with all that was in it.
 	exitKilled = 128 + 9
-	// askAgain is the pause before containerd is asked again for an exit status, after it went away.
-	askAgain = 200 * time.Millisecond
 	// lastOutput bounds the wait for a logger that does not say that it is done; it does, unless it was killed.
 	lastOutput = 5 * time.Second
 	// chunkBytes is how much output is delivered at a time.
@@ -34,8 +30,9 @@ const (
 type process struct {
 	container *container
 	id        string
-	exec      string // containerd's name for it
+	name      string // what containerd and the init call it
 	folder    string
+	source    source      // who started it; set before anybody else sees the process
 	oomKills  uint64      // before it started
 	noted     *exitRecord // read from disk: it ended before this program began
 
@@ -45,7 +42,6 @@ type process struct {
 
 	mu     sync.Mutex
 	told   bool // Wait has returned the status
-	pid    int
 	sinks  map[string]io.Writer
 	status garden.ExitStatus
 	left   bool // abandoned is closed
@@ -54,15 +50,15 @@ type process struct {
 var _ garden.Process = (*process)(nil)
 
 const (
-	stdout = "stdout"
-	stderr = "stderr"
+	stdout = outputlog.Stdout
+	stderr = outputlog.Stderr
 )
 
 func (c *container) newProcess(id string) *process {
 	return &process{
 		container: c,
 		id:        id,
-		exec:      engineName(id),
+		name:      engineName(id),
 		folder:    c.processFolder(id),
 		exited:    make(chan struct{}),
 		abandoned: make(chan struct{}),
@@ -71,12 +67,6 @@ func (c *container) newProcess(id string) *process {
 }
 
 func (p *process) ID() string { return p.id }
-
-func (p *process) started(pid int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.pid = pid
-}
 
 // attach makes out the receiver of what is delivered from now on.
 func (p *process) attach(out garden.ProcessIO) {
@@ -130,8 +120,8 @@ func (p *process) follow() error {
 	return nil
 }
 
-// awaitExit learns the exit status, notes it on disk and only then lets containerd forget it. Deleting the exec also
-// makes its logger take what is left in the pipes and end, so that a child which keeps them open cannot hold up Wait.
+// awaitExit learns the exit status, notes it on disk and only then lets its source forget it. That also makes the logger
+// take what is left in the pipes and end, so that a child which keeps them open cannot hold up Wait.
 func (p *process) awaitExit() {
 	b := p.container.backend
 	if p.noted == nil {
@@ -149,7 +139,7 @@ func (p *process) awaitExit() {
 		}
 	}
 	// Also when it was noted by a program that may have been killed right after.
-	if err := p.container.deleteExec(b.ctx, p.exec); err != nil && b.ctx.Err() == nil {
+	if err := p.source.release(b.ctx, p); err != nil && b.ctx.Err() == nil {
 		b.cfg.Log.WarnContext(b.ctx, "process-not-deleted", "handle", p.container.handle, "process", p.id, "error", err)
 	}
 	p.mu.Lock()
@@ -158,7 +148,8 @@ func (p *process) awaitExit() {
 	close(p.exited)
 }
 
-// askExit waits for the exit code, through restarts of containerd. It gives up when the Backend is closed.
+// askExit waits for the exit code. It gives up when the Backend is closed, and takes a process for killed when its
+// container is removed.
 func (p *process) askExit() (code int, ok bool) {
 	b := p.container.backend
 	ctx, cancel := context.WithCancel(b.ctx)
@@ -170,24 +161,10 @@ func (p *process) askExit() (code int, ok bool) {
 		case <-ctx.Done():
 		}
 	}()
-	for {
-		response, err := b.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: p.container.id, ExecID: p.exec})
-		switch {
-		case err == nil:
-			return int(response.GetExitStatus()), true
-		case b.ctx.Err() != nil:
-			return 0, false
-		case ctx.Err() != nil, gone(err):
-			return exitKilled, true
-		}
-		b.cfg.Log.DebugContext(ctx, "asking-for-exit-again", "handle", p.container.handle, "process", p.id, "error", errgrpc.ToNative(err))
-		timer := time.NewTimer(askAgain)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-		}
+	if code, ok := p.source.wait(ctx, p); ok {
+		return code, true
 	}
+	return exitKilled, b.ctx.Err() == nil
 }
 
 // deliver gives one stream to whoever is attached, until its end.
@@ -252,6 +229,15 @@ func (p *process) abandon() {
 	}
 }
 
+func (p *process) isAbandoned() bool {
+	select {
+	case <-p.abandoned:
+		return true
+	default:
+		return false
+	}
+}
+
 // over tells that the process has ended and that somebody has been told.
 func (p *process) over() bool {
 	p.mu.Lock()
@@ -291,20 +277,12 @@ func (p *process) Signal(ctx context.Context, signal garden.Signal) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("signalling process %q: %w", p.id, context.Cause(ctx))
 	}
-	p.mu.Lock()
-	pid := p.pid
-	p.mu.Unlock()
 	select {
 	case <-p.exited:
 		return nil
 	default:
 	}
-	// runc makes each process the leader of a group. The number could be another's only if the process has ended
-	// and we have not heard of it yet, so look whose it is.
-	if pid <= 0 || !p.container.owns(pid) {
-		return nil
-	}
-	if err := unix.Kill(-pid, number); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := p.source.signal(p.container.backend.within(ctx), p, number); err != nil {
 		return fmt.Errorf("signalling process %q: %w", p.id, err)
 	}
 	return nil

@@ -41,6 +41,8 @@ type record struct {
 	// ImageBytes is the size of the image, DiskBase what an empty disk of this container uses.
 	ImageBytes uint64 `json:"image_bytes"`
 	DiskBase   uint64 `json:"disk_base"`
+	// Spawns says that the init starts processes and that the container has a keeper of output.
+	Spawns bool `json:"spawns,omitempty"`
 	// Pid of the init, valid while the phase is created and the machine has not restarted.
 	Pid int `json:"pid"`
 }

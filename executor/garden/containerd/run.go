@@ -4,19 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/containerd/containerd/api/services/tasks/v1"
-	tasktypes "github.com/containerd/containerd/api/types/task"
-	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 
 	"diego.internal/executor/garden"
 )
@@ -45,7 +39,7 @@ func (c *container) processFolder(id string) string {
 	return filepath.Join(c.folder, processesFolder, engineName(id))
 }
 
-// Run starts a process as a containerd exec whose output goes to a logger of its own.
+// Run lets the init start a process, or, if that cannot be, runc.
 func (c *container) Run(ctx context.Context, spec garden.ProcessSpec, out garden.ProcessIO) (garden.Process, error) {
 	p, err := c.run(c.backend.within(ctx), spec, out)
 	if err != nil {
@@ -76,11 +70,7 @@ func (c *container) run(ctx context.Context, spec garden.ProcessSpec, out garden
 	if err != nil {
 		return nil, err
 	}
-	pid, err := c.exec(ctx, p, oci)
-	if err != nil {
-		err = c.explain(err, oci)
-	} else {
-		p.started(pid)
+	if p.source, err = c.begin(ctx, p, oci); err == nil {
 		p.attach(out)
 		err = p.follow()
 	}
@@ -91,16 +81,27 @@ func (c *container) run(ctx context.Context, spec garden.ProcessSpec, out garden
 	return p, nil
 }
 
+// begin starts a process by the quickest way that is open.
+func (c *container) begin(ctx context.Context, p *process, oci *specs.Process) (source, error) {
+	begun, err := c.spawn(ctx, p, oci)
+	if refused, ok := errors.AsType[*notSpawnedError](err); ok {
+		if missing, ok := errors.AsType[*garden.ExecutableNotFoundError](c.explain(refused.err, oci)); ok {
+			return nil, missing
+		}
+		c.backend.cfg.Log.DebugContext(ctx, "process-left-to-runc", "handle", c.handle, "process", p.id, "error", refused.err)
+		begun, err = c.exec(ctx, p, oci)
+	}
+	if err != nil {
+		return nil, c.explain(err, oci)
+	}
+	return begun, nil
+}
+
 // undoRun removes a process that may or may not have started.
 func (c *container) undoRun(ctx context.Context, p *process) error {
 	cleanup, cancel := c.backend.cleanup(ctx)
 	defer cancel()
-	service := c.backend.client.TaskService()
-	if _, err := service.Kill(cleanup, &tasks.KillRequest{ContainerID: c.id, ExecID: p.exec, Signal: uint32(unix.SIGKILL)}); err == nil {
-		// Only a process that did start is waited for; the others, which are usual here, refuse the signal.
-		_, _ = service.Wait(cleanup, &tasks.WaitRequest{ContainerID: c.id, ExecID: p.exec})
-	}
-	return errors.Join(c.deleteExec(cleanup, p.exec), os.RemoveAll(p.folder))
+	return errors.Join(c.undoSpawn(cleanup, p), c.undoExec(cleanup, p), os.RemoveAll(p.folder))
 }
 
 // ensureFolder makes the working folder of a process, which runc would not.
@@ -167,37 +168,6 @@ func (c *container) forgetProcess(p *process) {
 
 func (c *container) cgroup() string { return filepath.Join(c.backend.cfg.cgroupParent(), c.id) }
 
-// exec registers the process and starts it. It returns its process id on the machine.
-func (c *container) exec(ctx context.Context, p *process, oci *specs.Process) (int, error) {
-	encoded, err := typeurl.MarshalAnyToProto(oci)
-	if err != nil {
-		return 0, fmt.Errorf("encoding specification: %w", err)
-	}
-	logger := (&url.URL{
-		Scheme:   "binary",
-		Path:     c.backend.cfg.LoggerBinary,
-		RawQuery: url.Values{"dir": {filepath.Join(p.folder, outputFolder)}}.Encode(),
-	}).String()
-	service := c.backend.client.TaskService()
-	_, err = service.Exec(ctx, &tasks.ExecProcessRequest{ContainerID: c.id, ExecID: p.exec, Spec: encoded, Stdout: logger, Stderr: logger})
-	if err != nil {
-		return 0, fmt.Errorf("registering process: %w", errgrpc.ToNative(err))
-	}
-	started, err := service.Start(ctx, &tasks.StartRequest{ContainerID: c.id, ExecID: p.exec})
-	if err != nil {
-		return 0, fmt.Errorf("starting process: %w", errgrpc.ToNative(err))
-	}
-	return int(started.GetPid()), nil
-}
-
-func (c *container) deleteExec(ctx context.Context, exec string) error {
-	_, err := c.backend.client.TaskService().DeleteProcess(ctx, &tasks.DeleteProcessRequest{ContainerID: c.id, ExecID: exec})
-	if err != nil && !gone(err) {
-		return fmt.Errorf("deleting process: %w", errgrpc.ToNative(err))
-	}
-	return nil
-}
-
 // explain finds out whether a failed start was for want of the program, by looking for it: runc's words may change.
 func (c *container) explain(err error, oci *specs.Process) error {
 	program := oci.Args[0]
@@ -236,24 +206,32 @@ func (c *container) attach(ctx context.Context, id string, out garden.ProcessIO)
 	if err := c.usable(ctx); err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p := c.processes[id]
-	if p == nil {
-		var err error
-		if p, err = c.loadProcess(ctx, id); err != nil {
-			return nil, err
-		}
+	c.loading.Lock() // one at a time, so that nobody loads what another one is loading
+	defer c.loading.Unlock()
+	if p := c.process(id); p != nil {
 		p.attach(out)
-		if err := p.follow(); err != nil {
-			return nil, err
-		}
-		c.processes[id] = p
-		c.started = append(c.started, p)
 		return p, nil
 	}
+	p, err := c.loadProcess(ctx, id)
+	if err != nil {
+		return nil, err
+	}
 	p.attach(out)
+	if err := p.follow(); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.processes[id] = p
+	c.started = append(c.started, p)
 	return p, nil
+}
+
+// process is one that this program knows, or nil.
+func (c *container) process(id string) *process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.processes[id]
 }
 
 // loadProcess takes up a process that an earlier program started: one that has ended and was noted, or one that
@@ -270,19 +248,21 @@ func (c *container) loadProcess(ctx context.Context, id string) (*process, error
 	p.oomKills = start.OOMKills
 	var exit exitRecord
 	if err := readJSON(filepath.Join(p.folder, "exit.json"), &exit); err == nil {
-		p.noted = &exit
+		p.noted, p.source = &exit, endedSource{}
 		return p, nil
 	} else if !isMissing(err) {
 		return nil, err
 	}
-	state, err := c.backend.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: c.id, ExecID: p.exec})
-	switch {
-	case gone(err), err == nil && state.GetProcess().GetStatus() == tasktypes.Status_CREATED:
-		// The program that wrote the record was killed before the process ran.
-		return nil, errors.Join(garden.ErrUnknownProcess, c.deleteExec(ctx, p.exec), os.RemoveAll(p.folder))
-	case err != nil:
-		return nil, fmt.Errorf("looking for process: %w", errgrpc.ToNative(err))
+	for _, find := range []func(context.Context, *process) (source, error){c.findSpawned, c.findExec} {
+		found, err := find(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		if found != nil {
+			p.source = found
+			return p, nil
+		}
 	}
-	p.started(int(state.GetProcess().GetPid()))
-	return p, nil
+	// The program that wrote the record was killed before the process ran.
+	return nil, errors.Join(garden.ErrUnknownProcess, os.RemoveAll(p.folder))
 }
