@@ -82,6 +82,8 @@ func TestApplyUpdate(t *testing.T) {
 		"the internal route is read":       {update: Update{Routes: &[]Route{{InternalRouter, []byte(`[{"hostname":"b"},{"hostname":"a"}]`)}}}, check: func(d *Desired) bool { return len(d.InternalHostnames) == 2 && d.InternalHostnames[0] == "a" }},
 		"the metric tags change":           {update: Update{MetricTags: &[]MetricTag{{Name: "a", Dynamic: DynamicIndex}}}, check: func(d *Desired) bool { return d.MetricTags[0].Dynamic == DynamicIndex }},
 		"a crash policy is set":            {update: Update{CrashPolicy: &CrashPolicy{MaxRestartAttempts: new(uint32(9))}}, check: func(d *Desired) bool { return *d.CrashPolicy.MaxRestartAttempts == 9 }},
+		"a route has another value":        {update: Update{Routes: &[]Route{{"cf-router", []byte("[{}]")}}}, check: func(d *Desired) bool { return string(d.Routes[0].Value) == "[{}]" }},
+		"a route of another router":        {update: Update{Routes: &[]Route{{"tcp-router", []byte("[]")}}}, check: func(d *Desired) bool { return d.Routes[0].Router == "tcp-router" }},
 		"other credentials":                {update: Update{CredentialsChanged: true}, check: func(*Desired) bool { return true }},
 		"more instances":                   {update: Update{Instances: new(int32(5))}, indices: map[int32][]string{3: {"ORDINARY UNCLAIMED"}, 4: {"ORDINARY UNCLAIMED"}}},
 		"fewer instances":                  {update: Update{Instances: new(int32(1))}, indices: map[int32][]string{1: {"ORDINARY CLAIMED i2 to stop", "SUSPECT RUNNING i3 to stop"}, 2: nil}},
@@ -126,6 +128,53 @@ func TestApplyUpdate(t *testing.T) {
 	}
 }
 
+// An instance beyond what is desired, which an update does not change, is for convergence: it asks whether the domain is
+// fresh, which an update of something else says nothing of.
+func TestApplyUpdateOfSomethingElseLeavesExtraInstancesAlone(t *testing.T) {
+	t.Parallel()
+	rows := Group([]*Actual{atIndex(runningOn(cell1), 0), atIndex(runningOn(cell2), 7)})
+	change, err := ApplyUpdate(desired(1), Update{Annotation: new("new")}, rows, at)
+	require.NoError(t, err)
+	diff(t, "indices", map[int32][]string{}, touched(change.Indices))
+}
+
+func TestApplyUpdateOfACrashPolicy(t *testing.T) {
+	t.Parallel()
+	policy := func(immediate, seconds, attempts uint32) *CrashPolicy {
+		return &CrashPolicy{ImmediateRestarts: &immediate, MaxSecondsBetweenRestarts: &seconds, MaxRestartAttempts: &attempts}
+	}
+	tests := map[string]struct {
+		before *CrashPolicy
+		update Update
+		want   *CrashPolicy // nil with changed is cleared
+		change bool
+	}{
+		"an update that says nothing of it keeps it":   {policy(1, 60, 9), Update{Annotation: new("new")}, policy(1, 60, 9), true},
+		"the same again changes nothing":               {policy(1, 60, 9), Update{CrashPolicy: policy(1, 60, 9)}, policy(1, 60, 9), false},
+		"none where there is none changes nothing":     {nil, Update{ClearCrashPolicy: true}, nil, false},
+		"it can be cleared":                            {policy(1, 60, 9), Update{ClearCrashPolicy: true}, nil, true},
+		"it can be set":                                {nil, Update{CrashPolicy: policy(1, 60, 9)}, policy(1, 60, 9), true},
+		"another number of immediate restarts":         {policy(1, 60, 9), Update{CrashPolicy: policy(2, 60, 9)}, policy(2, 60, 9), true},
+		"another time between restarts":                {policy(1, 60, 9), Update{CrashPolicy: policy(1, 61, 9)}, policy(1, 61, 9), true},
+		"another number of attempts":                   {policy(1, 60, 9), Update{CrashPolicy: policy(1, 60, 8)}, policy(1, 60, 8), true},
+		"a number that was left to the built-in value": {&CrashPolicy{}, Update{CrashPolicy: &CrashPolicy{MaxRestartAttempts: new(uint32(0))}}, &CrashPolicy{MaxRestartAttempts: new(uint32(0))}, true},
+		"a number that is left to it now":              {&CrashPolicy{MaxRestartAttempts: new(uint32(0))}, Update{CrashPolicy: &CrashPolicy{}}, &CrashPolicy{}, true},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			before := desired(1)
+			before.CrashPolicy = test.before
+			change, err := ApplyUpdate(before, test.update, nil, at)
+			require.NoError(t, err)
+			diff(t, "policy", test.want, change.Desired.CrashPolicy)
+			if changed := change.Desired != before; changed != test.change {
+				t.Errorf("changed: %v, want %v", changed, test.change)
+			}
+		})
+	}
+}
+
 func TestRemoveDesired(t *testing.T) {
 	t.Parallel()
 	before := desired(2)
@@ -142,6 +191,9 @@ func TestRemoveDesired(t *testing.T) {
 	}
 	if _, err := RemoveDesired(before, &ModificationTag{}, nil); fault.Reason(err) != "ResourceConflict" {
 		t.Errorf("removing another version: %v", err)
+	}
+	if _, err := RemoveDesired(before, &ModificationTag{Epoch: "e", Index: 3}, nil); err != nil {
+		t.Errorf("removing the version that was asked for: %v", err)
 	}
 }
 
@@ -168,6 +220,10 @@ func TestDomains(t *testing.T) {
 	if !forever.Fresh(now.Add(100*365*24*time.Hour)) || forever.DefaultCrashPolicy != policy {
 		t.Errorf("domain for ever is %+v", forever)
 	}
+	stricter := &CrashPolicy{ImmediateRestarts: new(uint32(0))}
+	if other, _ := UpsertDomain(d, "apps", 0, stricter, now); other.DefaultCrashPolicy != stricter {
+		t.Error("another policy does not replace the former one")
+	}
 	finite, _ := UpsertDomain(forever, "apps", time.Second, nil, now)
 	if finite.Fresh(now.Add(time.Second)) {
 		t.Error("a finite time does not replace an infinite one")
@@ -176,7 +232,7 @@ func TestDomains(t *testing.T) {
 		t.Error("a fresh domain lapsed")
 	}
 	lapsed, event, changed := ExpireDomain(finite, now.Add(time.Minute))
-	if !changed || lapsed == nil || lapsed.FreshUntil != 0 || lapsed.DefaultCrashPolicy != policy || event.Fresh {
+	if !changed || lapsed == nil || lapsed.FreshUntil != 0 || lapsed.DefaultCrashPolicy != policy || event.Fresh || event.Domain != lapsed {
 		t.Errorf("lapsed domain is %+v, %v", lapsed, changed)
 	}
 	if _, _, changed := ExpireDomain(lapsed, now.Add(time.Hour)); changed {
@@ -185,6 +241,9 @@ func TestDomains(t *testing.T) {
 	plain, _ := UpsertDomain(nil, "apps", time.Second, nil, now)
 	if gone, _, changed := ExpireDomain(plain, now.Add(time.Minute)); gone != nil || !changed {
 		t.Errorf("a lapsed domain without policy is kept: %+v", gone)
+	}
+	if _, _, changed := ExpireDomain(nil, now); changed {
+		t.Error("a domain that does not exist lapsed")
 	}
 	var none *Domain
 	if none.Fresh(now) {

@@ -170,6 +170,15 @@ func TestEvacuateRunning(t *testing.T) {
 	}
 }
 
+// The record of another cell that is overwritten goes on as one more version of it.
+func TestEvacuateRunningOverAnOlderRecordGoesOnWithItsTag(t *testing.T) {
+	t.Parallel()
+	rolling := &Desired{ProcessGUID: "app", Domain: "apps", Instances: 1}
+	old := evacuatingOn(cell2)
+	out, _ := EvacuateRunning(Instance{Ordinary: runningOn(cell1), Evacuating: old}, report(cell1), rolling, 0, at)
+	diff(t, "tag", old.Tag.next(), out.After.Evacuating.Tag)
+}
+
 func TestEvacuateRunningStoresTheReport(t *testing.T) {
 	t.Parallel()
 	rolling := &Desired{ProcessGUID: "app", Domain: "apps", Instances: 1}

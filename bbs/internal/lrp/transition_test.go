@@ -206,6 +206,10 @@ func TestStart(t *testing.T) {
 			after:  []string{"ORDINARY RUNNING i1"},
 			events: []string{"changed EVACUATING RUNNING i1 ORDINARY RUNNING i1", "removed ORDINARY UNCLAIMED"},
 		},
+		"what is known of one that serves ends an evacuating one that is left over": {
+			before: Instance{Ordinary: runningOn(cell2), Evacuating: evacuatingOn(cell1)}, do: startAs(cell2),
+			after: []string{"ORDINARY RUNNING i2"}, events: []string{"removed EVACUATING RUNNING i1"},
+		},
 		"an order to stop outlives a report": {
 			before: ordinary(stopRequested(claimedBy(cell1))), do: startAs(cell1),
 			after: []string{"ORDINARY RUNNING i1 to stop"}, events: []string{"changed ORDINARY CLAIMED i1 ORDINARY RUNNING i1"},
@@ -252,6 +256,7 @@ func TestStartWithAnyChangedFieldMovesTheTagAndNotSince(t *testing.T) {
 		"no internal routes":   func(r *Report) { r.InternalRoutes = nil },
 		"metric tag":           func(r *Report) { r.MetricTags = map[string]string{"a": "1", "b": "3"} },
 		"other metric tag":     func(r *Report) { r.MetricTags = map[string]string{"a": "1", "c": "2"} },
+		"one more metric tag":  func(r *Report) { r.MetricTags = map[string]string{"a": "1", "b": "2", "c": "3"} },
 		"no metric tags":       func(r *Report) { r.MetricTags = nil },
 		"readiness":            func(r *Report) { r.Routable = false },
 		"zone":                 func(r *Report) { r.Zone = "z2" },
@@ -279,6 +284,36 @@ func TestStartWithAnyChangedFieldMovesTheTagAndNotSince(t *testing.T) {
 			diff(t, "events", []string{"changed ORDINARY RUNNING i1 ORDINARY RUNNING i1"}, told(out.Events))
 		})
 	}
+}
+
+// A cell that adopted a container from before it knew of definitions reports none.
+func TestStartWithoutDefinitionKeepsTheRecordedOne(t *testing.T) {
+	t.Parallel()
+	r := report(cell1)
+	r.DefinitionID, r.Zone = "", "z2"
+	out, err := Start(ordinary(runningOn(cell1)), r, at)
+	require.NoError(t, err)
+	if got := out.After.Ordinary; got.DefinitionID != "def" || got.Zone != "z2" {
+		t.Errorf("record after is %+v", got)
+	}
+}
+
+func TestTagsEqualTellsAnEmptyTagFromNone(t *testing.T) {
+	t.Parallel()
+	if tagsEqual([]TagValue{{Name: "a"}}, map[string]string{"b": ""}) {
+		t.Error("an empty tag counts as another one")
+	}
+}
+
+func TestRecordsAreOrderedByGuidIndexAndPresence(t *testing.T) {
+	t.Parallel()
+	named := func(guid string, index int32, presence Presence) *Actual {
+		return &Actual{Key: Key{guid, index}, Presence: presence}
+	}
+	want := []*Actual{named("a", 2, Suspect), named("b", 1, Ordinary), named("b", 1, Suspect), named("b", 2, Ordinary), named("c", 0, Ordinary)}
+	got := []*Actual{want[3], want[4], want[0], want[2], want[1]}
+	slices.SortFunc(got, (*Actual).Compare)
+	diff(t, "order", want, got)
 }
 
 func TestHeartbeatDoesNotAllocate(t *testing.T) {
@@ -320,6 +355,11 @@ func TestCrash(t *testing.T) {
 		"a suspect's crash removes it and is not counted": {
 			before: Instance{Ordinary: claimedBy(cell2), Suspect: suspectOn(cell1)}, do: crash(cell1),
 			after: []string{"ORDINARY CLAIMED i2"}, events: []string{"removed SUSPECT RUNNING i1"},
+		},
+		"the crash of its substitute is counted, and the suspect stays": {
+			before: Instance{Ordinary: runningOn(cell2), Suspect: suspectOn(cell1)}, do: crash(cell2),
+			after:  []string{"ORDINARY UNCLAIMED", "SUSPECT RUNNING i1"},
+			events: []string{"crashed ORDINARY RUNNING i2", "created ORDINARY UNCLAIMED", "removed ORDINARY RUNNING i2"},
 		},
 		"a crash while stopping is the stop": {
 			before: ordinary(stopRequested(runningOn(cell1))), do: crash(cell1), events: []string{"removed ORDINARY RUNNING i1"},

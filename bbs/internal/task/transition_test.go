@@ -119,6 +119,11 @@ func TestDesire(t *testing.T) {
 		if again, err := Desire(existing, want, now); err != nil || again != existing {
 			t.Errorf("the same again while %v: %v", state, err)
 		}
+		existing.DefinitionDigest = "" // of a release that did not keep it
+		if _, err := Desire(existing, &Task{GUID: "task", Domain: "d"}, now); fault.Reason(err) != "ResourceExists" {
+			t.Errorf("what cannot be compared counts as the same while %v: %v", state, err)
+		}
+		existing.DefinitionDigest = "digest"
 		for name, other := range map[string]*Task{
 			"domain":     {GUID: "task", Domain: "e", DefinitionDigest: "digest"},
 			"definition": {GUID: "task", Domain: "d", DefinitionDigest: "other"},
@@ -141,6 +146,35 @@ func TestStartSaysOnceThatTheCellMayRunIt(t *testing.T) {
 	again, should, err := Start(running, "cell-1", "run-2", now.Add(time.Second))
 	if err != nil || should || again != running {
 		t.Errorf("repeated: %+v, should start %v, %v", again, should, err)
+	}
+}
+
+// Its cell stays in the record of a cancelled task until it has been told. That is no claim to run it.
+func TestStartByTheCellOfACancelledTaskIsRefused(t *testing.T) {
+	t.Parallel()
+	cancelled, err := Cancel(in(Running), now)
+	require.NoError(t, err)
+	after, should, err := Start(cancelled, cancelled.CellID, "run-2", now)
+	if fault.Reason(err) != "InvalidStateTransition" || should || after != cancelled {
+		t.Errorf("became %+v, should start %v: %v", after, should, err)
+	}
+	_, should, err = Start(nil, "cell-1", "run-2", now)
+	if fault.Reason(err) != "ResourceNotFound" || should {
+		t.Errorf("no task: should start %v: %v", should, err)
+	}
+}
+
+func TestCancelStandsWhileSomebodyResolves(t *testing.T) {
+	t.Parallel()
+	cancelled, err := Cancel(in(Running), now)
+	require.NoError(t, err)
+	resolving, err := Resolve(cancelled, now.Add(time.Second))
+	require.NoError(t, err)
+	if !cancelled.CancelStands() || !resolving.CancelStands() || in(Running).CancelStands() {
+		t.Error("the order to cancel does not stand exactly while the task has ended and its cell was not told")
+	}
+	if resolving.UpdatedAt != now.Add(time.Second).UnixNano() {
+		t.Errorf("resolving since %v", resolving.UpdatedTime())
 	}
 }
 
@@ -171,7 +205,7 @@ func TestTheFourthRejectionIsFatal(t *testing.T) {
 	for n := int32(1); n <= 3; n++ {
 		rejected, err := Reject(task, Run{CellID: task.CellID}, "no room", 3, now)
 		require.NoError(t, err)
-		if rejected.State != Pending || rejected.RejectionCount != n || rejected.RejectionReason != "no room" || rejected.CellID != "" || rejected.InstanceGUID != "" {
+		if rejected.State != Pending || rejected.RejectionCount != n || rejected.RejectionReason != "no room" || rejected.CellID != "" || rejected.InstanceGUID != "" || rejected.UpdatedAt != now.UnixNano() {
 			t.Fatalf("after rejection %d: %+v", n, rejected)
 		}
 		task = rejected
