@@ -191,6 +191,41 @@ var _ = Describe("a cell", Ordered, func() {
 				}
 				return lrps[0].GetPlacementError(), err
 			}).WithContext(ctx).Should(Equal("found no compatible cell for required rootfs"))
+
+			By("telling an operator how each cell was judged")
+			document, err := w.cfdot(ctx, "placement", guid, "0", "--cells", "-o", "json")
+			Expect(err).NotTo(HaveOccurred())
+			var refusal struct {
+				PlacementError string           `json:"placement_error"`
+				CellsByReason  map[string]int32 `json:"cells_by_reason"`
+				Cells          []struct {
+					CellID string `json:"cell_id"`
+					Reason string `json:"reason"`
+				} `json:"cells"`
+			}
+			Expect(json.Unmarshal([]byte(document), &refusal)).To(Succeed())
+			Expect(refusal.PlacementError).To(Equal("found no compatible cell for required rootfs"))
+			Expect(refusal.CellsByReason).To(HaveKeyWithValue("rootfs", BeEquivalentTo(len(w.cluster.CellIDs()))))
+			Expect(refusal.Cells).To(HaveLen(len(w.cluster.CellIDs())))
+			for _, cell := range refusal.Cells {
+				Expect(cell.CellID).To(BeElementOf(w.cluster.CellIDs()))
+				Expect(cell.Reason).To(Equal("rootfs"))
+			}
+		}, SpecTimeout(time.Minute))
+
+		It("says where more of them would go, and starts none", func(ctx SpecContext) {
+			guid := w.name("growing")
+			w.desire(ctx, app(guid, 1))
+			w.awaitRunning(ctx, guid, 1)
+			document, err := w.cfdot(ctx, "plan", guid, "3", "-o", "json")
+			Expect(err).NotTo(HaveOccurred())
+			for _, id := range w.cluster.CellIDs() {
+				Expect(document).To(ContainSubstring(id), "instances of one process are spread over the cells")
+			}
+			Consistently(func(ctx context.Context) (int, error) {
+				lrps, err := w.instances(ctx, guid)
+				return len(lrps), err
+			}).WithContext(ctx).WithTimeout(time.Second).Should(Equal(1))
 		}, SpecTimeout(time.Minute))
 
 		It("shows what they print to an operator", func(ctx SpecContext) {
