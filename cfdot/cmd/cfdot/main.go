@@ -26,6 +26,7 @@ func run() int {
 	// A reader that goes away, as head does, shows as an error of the write and not as a signal that kills us.
 	signal.Ignore(syscall.SIGPIPE)
 	env := command.Environment{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv}
+	env.Interactive = term.IsTerminal(int(os.Stdin.Fd()))
 	if descriptor := int(os.Stdout.Fd()); term.IsTerminal(descriptor) {
 		env.Terminal = true
 		env.Width, _, _ = term.GetSize(descriptor) // 0 cuts nothing

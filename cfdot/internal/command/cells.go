@@ -25,10 +25,10 @@ const cellsAtOnce = 50
 var errCellNotFound = fault.New(codes.NotFound, "ResourceNotFound", "Cell not found")
 
 func (a *app) cells() []*cobra.Command {
-	return []*cobra.Command{a.listCells(), a.cell(), a.cellState(), a.cellStates(), a.evacuate()}
+	return []*cobra.Command{a.listCells(), a.cell(), a.cellState(), a.cellStates(), a.evacuate(), a.evacuation()}
 }
 
-func presentCells(ctx context.Context, conn *grpc.ClientConn) ([]*bbsv1.Cell, error) {
+func presentCells(ctx context.Context, conn grpc.ClientConnInterface) ([]*bbsv1.Cell, error) {
 	answer, err := bbsv1.NewCellsClient(conn).ListCells(ctx, &bbsv1.ListCellsRequest{})
 	if err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func presentCells(ctx context.Context, conn *grpc.ClientConn) ([]*bbsv1.Cell, er
 	return answer.GetCells(), nil
 }
 
-func oneCell(ctx context.Context, conn *grpc.ClientConn, id string) (*bbsv1.Cell, error) {
+func oneCell(ctx context.Context, conn grpc.ClientConnInterface, id string) (*bbsv1.Cell, error) {
 	cells, err := presentCells(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func (a *app) listCells() *cobra.Command {
 	}
 	return &cobra.Command{
 		Use: "cells", Short: "List the cells that are present", Args: exactly(),
-		RunE: a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
+		RunE: a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, _ []string) error {
 			cells, err := presentCells(ctx, conn)
 			if err != nil {
 				return err
@@ -89,7 +89,7 @@ func (a *app) listCells() *cobra.Command {
 			for i, cell := range cells {
 				rows[i].CellPresence = spec.CellPresenceOf(cell)
 			}
-			if a.flags.format != output.JSON {
+			if a.flags.format.ForPeople() {
 				// Only people are shown what the cells say of themselves; a line is the presence alone.
 				a.eachCell(ctx, cells, func(i int, state *repv1.StateResponse, _ error) { rows[i].state = state })
 			}
@@ -121,7 +121,7 @@ func cellStateCell(c cellRow) string {
 func (a *app) cell() *cobra.Command {
 	return &cobra.Command{
 		Use: "cell CELL_ID", Short: "Show what one cell publishes about itself", Args: exactly("CELL_ID"),
-		RunE: a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
+		RunE: a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
 			cell, err := oneCell(ctx, conn, args[0])
 			if err != nil {
 				return err
@@ -156,7 +156,7 @@ func stateColumns() []output.Column[spec.CellState] {
 func (a *app) cellState() *cobra.Command {
 	return &cobra.Command{
 		Use: "cell-state CELL_ID", Short: "Ask one cell what it has and holds", Args: exactly("CELL_ID"),
-		RunE: a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
+		RunE: a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
 			cell, err := oneCell(ctx, conn, args[0])
 			if err != nil {
 				return err
@@ -173,7 +173,7 @@ func (a *app) cellState() *cobra.Command {
 func (a *app) cellStates() *cobra.Command {
 	return &cobra.Command{
 		Use: "cell-states", Short: "Ask every cell what it has and holds", Args: exactly(),
-		RunE: a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
+		RunE: a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, _ []string) error {
 			cells, err := presentCells(ctx, conn)
 			if err != nil {
 				return err
@@ -240,18 +240,29 @@ func (a *app) askCell(ctx context.Context, cell *bbsv1.Cell) (*repv1.StateRespon
 }
 
 func (a *app) evacuate() *cobra.Command {
-	var yes bool
+	var safe safety
 	command := &cobra.Command{
 		Use: "evacuate CELL_ID --yes", Short: "Empty a cell: its instances move, its tasks end, then its rep stops", Args: exactly("CELL_ID"),
-		Long: "Empty a cell and show how far it is. Breaking off the command does not stop the evacuation.",
+		Long: "Empty a cell and show how far it is. A cell cannot be told to stop evacuating; breaking off the command does not stop it either.",
 	}
-	command.Flags().BoolVar(&yes, "yes", false, "confirm; a cell cannot be told to stop evacuating")
-	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
-		if !yes {
-			return usage("evacuating cell %s cannot be undone; repeat with --yes", args[0])
+	safe.register(command)
+	command.RunE = a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
+		if err := safe.demand(a, "evacuating cell %s cannot be undone", args[0]); err != nil {
+			return err
 		}
 		cell, err := oneCell(ctx, conn, args[0])
 		if err != nil {
+			return err
+		}
+		holds := ""
+		if safe.reads(a) {
+			state, err := a.askCell(ctx, cell)
+			if err != nil {
+				return err
+			}
+			holds = fmt.Sprintf(", with %s and %s", output.Count(len(state.GetLrps()), "instance", "instances"), output.Count(len(state.GetTasks()), "task", "tasks"))
+		}
+		if proceed, err := safe.allow(a, "evacuate cell %s%s, which cannot be undone", args[0], holds); !proceed {
 			return err
 		}
 		return of(serverRep, a.followEvacuation(ctx, cell))
@@ -284,7 +295,7 @@ func (a *app) followEvacuation(ctx context.Context, cell *bbsv1.Cell) error {
 	stream, err := repv1.NewOperationClient(conn).Evacuate(ctx, &repv1.EvacuateRequest{})
 	err = follow(stream, err, func(p *repv1.EvacuateResponse) error {
 		done = p.GetDone()
-		if a.flags.format != output.JSON {
+		if a.flags.format.ForPeople() {
 			_, err := fmt.Fprintf(a.Stdout, "%s: %d instances and %d tasks left\n", presence.GetCellId(), p.GetRemainingLrps(), p.GetRemainingTasks())
 			return err
 		}

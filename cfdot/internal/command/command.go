@@ -16,6 +16,7 @@ import (
 
 	"diego.internal/cfdot/internal/output"
 	"diego.internal/servicekit/config"
+	"diego.internal/servicekit/telemetry"
 )
 
 // Environment is what a command runs in.
@@ -27,6 +28,8 @@ type Environment struct {
 	// Terminal says whether standard output is one, and how wide it is.
 	Terminal bool
 	Width    int
+	// Interactive says whether somebody can be asked: standard input is a terminal.
+	Interactive bool
 }
 
 // app is the state of one invocation.
@@ -34,13 +37,16 @@ type app struct {
 	Environment
 	flags flags
 	// now is fixed for a run, so that ages in one table agree.
-	now time.Time
+	now       time.Time
+	requestID string
 }
 
 // Run runs one command line and returns the exit code.
 func Run(ctx context.Context, args []string, env Environment) int {
 	env.Stdout = output.Writer{Out: env.Stdout}
-	a := &app{Environment: env, now: time.Now()}
+	// One trace for all requests of the command: the logs of the servers know them by its id.
+	ctx, id := telemetry.StartTrace(ctx)
+	a := &app{Environment: env, now: time.Now(), requestID: id}
 	root := a.root() //nolint:contextcheck // commands get ctx when they are run
 	root.SetArgs(args)
 	command, err := root.ExecuteContextC(ctx)
@@ -52,6 +58,7 @@ func Run(ctx context.Context, args []string, env Environment) int {
 
 // Groups of commands in the help, in their order.
 const (
+	groupLook   = "look"
 	groupLRPs   = "lrps"
 	groupTasks  = "tasks"
 	groupCells  = "cells"
@@ -64,11 +71,12 @@ func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "cfdot",
 		Short: "See and change what a scheduler of tasks and long-running processes does",
-		Long: `cfdot talks to the BBS, to locket, to the auctioneer and to the reps of cells. It keeps no state and reads no file but certificates.
-Lists are lines of JSON for programs and a table on a terminal (-o).`,
-		Example: `  cfdot actual-lrps | jq -r .state | sort | uniq -c     instances by state
-  cfdot logs PROCESS --follow                           what an application prints
-  cfdot lrp-events                                      what happens`,
+		Long: `cfdot talks to the BBS, to locket, to the auctioneer and to the reps of cells. It keeps no state, and reads no file but certificates
+and the user's list of clusters. Lists are lines of JSON for programs and a table on a terminal (-o).`,
+		Example: `  cfdot summary                     the platform in numbers
+  cfdot diff                        what does not run as it should
+  cfdot describe lrp PROCESS        why it does not, and what happened
+  cfdot doctor                      is the platform itself well?`,
 		SilenceErrors: true,
 		// How many letters of a mistyped command may be wrong for it to be recognised.
 		SuggestionsMinimumDistance: 2,
@@ -93,12 +101,13 @@ Lists are lines of JSON for programs and a table on a terminal (-o).`,
 		id, title string
 		commands  []*cobra.Command
 	}{
+		{groupLook, "What is going on:", slices.Concat(a.summary(), a.describe(), a.find(), a.diff(), a.wait(), a.doctor())},
 		{groupLRPs, "Long-running processes:", slices.Concat(a.lrps(), a.groups(), a.placements(), a.domains())},
 		{groupTasks, "Tasks:", a.taskCommands()},
 		{groupCells, "Cells:", a.cells()},
 		{groupFollow, "Events, logs and use:", slices.Concat(a.events(), a.logs(), a.top())},
 		{groupLocket, "Locks and presences:", a.locket()},
-		{groupOther, "Other:", []*cobra.Command{a.version()}},
+		{groupOther, "Other:", []*cobra.Command{a.contexts(), a.version()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: group.id, Title: group.title})
 		for _, command := range group.commands {
@@ -107,6 +116,7 @@ Lists are lines of JSON for programs and a table on a terminal (-o).`,
 		addExamples(group.commands)
 		root.AddCommand(group.commands...)
 	}
+	a.addCompletions(root)
 	root.SetHelpCommand(help(root))
 	root.SetCompletionCommandGroupID(groupOther)
 	return root
@@ -184,7 +194,12 @@ func (a *app) document(arg string) ([]byte, error) {
 
 // printer makes the printer that the flags ask for.
 func printer[T any](a *app, columns ...output.Column[T]) *output.Printer[T] {
-	return output.New(output.Options{Format: a.flags.format, Out: a.Stdout, Width: a.Width, NoHeaders: a.flags.noHeaders}, columns...)
+	return output.New(output.Options{Format: a.flags.format, Out: a.Stdout, Width: a.Width, NoHeaders: a.flags.noHeaders, Color: a.color()}, columns...)
+}
+
+// color says whether the reader shows colours and wants them.
+func (a *app) color() bool {
+	return a.Terminal && a.Getenv("NO_COLOR") == "" && a.Getenv("TERM") != "dumb"
 }
 
 // printAll prints records as they are read and the table at the end.

@@ -17,7 +17,7 @@ func (a *app) domains() []*cobra.Command { return []*cobra.Command{a.listDomains
 func (a *app) listDomains() *cobra.Command {
 	return &cobra.Command{
 		Use: "domains", Short: "List the fresh domains", Args: exactly(),
-		RunE: a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
+		RunE: a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, _ []string) error {
 			answer, err := bbsv1.NewDomainsClient(conn).ListDomains(ctx, &bbsv1.ListDomainsRequest{})
 			if err != nil {
 				return err
@@ -52,7 +52,7 @@ func (a *app) setDomain() *cobra.Command {
 		if ttl < 0 || ttl%time.Second != 0 {
 			return usage("ttl must be whole seconds and not negative, is %v", ttl)
 		}
-		return a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
+		return a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
 			_, err := bbsv1.NewDomainsClient(conn).UpsertDomain(ctx, &bbsv1.UpsertDomainRequest{Domain: args[0], Ttl: durationpb.New(ttl)})
 			return err
 		})(c, args)

@@ -17,6 +17,7 @@ import (
 // Exit codes.
 const (
 	ExitOK          = 0
+	ExitFound       = 1   // a check found something: diff, doctor
 	ExitUsage       = 3   // arguments, flags, environment or file are wrong
 	ExitAPI         = 4   // a server refused
 	ExitOther       = 5   // anything else
@@ -60,11 +61,32 @@ func of(server string, err error) error {
 var (
 	// errPartial says that what was printed is not all.
 	errPartial = errors.New("some cells did not answer")
+	// errSomeSilent is the same for servers.
+	errSomeSilent = errors.New("some servers did not answer")
 	// errInterrupted is the cause of a context that Ctrl-C ended.
 	errInterrupted = errors.New("interrupted")
 	// errSilent says that a server stopped sending in the middle of a list.
 	errSilent = fault.New(codes.DeadlineExceeded, "Timeout", "the server sent nothing more in time")
 )
+
+// conclusion is an end of a command that did its work and has something to say by its exit code.
+type conclusion struct {
+	exit int
+	name string
+	text string
+}
+
+func (c conclusion) Error() string { return c.text }
+
+// found says that a check found something; the output says what.
+func found(format string, args ...any) error {
+	return conclusion{exit: ExitFound, name: "Findings", text: fmt.Sprintf(format, args...)}
+}
+
+// late says that what the command waited for did not happen in time.
+func late(format string, args ...any) error {
+	return conclusion{exit: ExitUnreachable, name: "Timeout", text: fmt.Sprintf(format, args...)}
+}
 
 // Interrupted is the cause to cancel the context of Run with.
 func Interrupted() error { return errInterrupted }
@@ -77,26 +99,43 @@ func (a *app) report(ctx context.Context, command *cobra.Command, err error) int
 	if ctx.Err() != nil {
 		return ExitInterrupted
 	}
-	if errors.Is(err, errPartial) {
+	if errors.Is(err, errPartial) || errors.Is(err, errSomeSilent) {
 		a.complain(err)
 		return ExitPartial
 	}
+	if end, ok := errors.AsType[conclusion](err); ok {
+		if a.jsonErrors() {
+			a.reportJSON(end, codes.Unknown.String(), end.name, end.text)
+		} else {
+			a.complain(end)
+		}
+		return end.exit
+	}
 	if mistake, ok := errors.AsType[usageError](err); ok {
+		if a.jsonErrors() {
+			a.reportJSON(mistake, "InvalidArgument", "Usage", mistake.Error())
+			return ExitUsage
+		}
 		a.complain(mistake)
 		_, _ = fmt.Fprintf(a.Stderr, "\n%s", command.UsageString())
 		return ExitUsage
 	}
 	exit := exitOf(err)
 	switch {
+	case a.jsonErrors() && exit == ExitOther:
+		a.reportJSON(err, "Unknown", "Other", err.Error())
+	case a.jsonErrors():
+		a.reportJSON(err, fault.Code(err).String(), nameOf(err), message(err))
 	case exit == ExitOther:
 		a.complain(err)
-	case a.flags.format == output.JSON && a.flags.outputName != "":
-		a.reportJSON(err)
 	default:
 		a.reportServer(err)
 	}
 	return exit
 }
+
+// jsonErrors says whether the user asked for documents in words: then errors are documents too.
+func (a *app) jsonErrors() bool { return a.flags.outputName == "json" || a.flags.outputName == "jsonl" }
 
 // complain prints to standard error; there is nowhere to tell that this failed.
 func (a *app) complain(err error) { _, _ = fmt.Fprintln(a.Stderr, err) }
@@ -161,6 +200,7 @@ func (a *app) reportServer(err error) {
 	for _, violation := range fault.Violations(err) {
 		_, _ = fmt.Fprintf(a.Stderr, "  %s: %s\n", violation.Field, violation.Description)
 	}
+	_, _ = fmt.Fprintf(a.Stderr, "Request: %s\n", a.requestID)
 }
 
 // typeNumber is the number that a type of error has always had; new types have none.
@@ -176,7 +216,7 @@ func typeNumber(name string) (number int, known bool) {
 }
 
 // reportJSON is for programs that asked for JSON: one document on standard error.
-func (a *app) reportJSON(err error) {
+func (a *app) reportJSON(err error, code, name, text string) {
 	type violation struct {
 		Field       string `json:"field"`
 		Description string `json:"description"`
@@ -186,10 +226,11 @@ func (a *app) reportJSON(err error) {
 			Code       string      `json:"code"`
 			Name       string      `json:"name"`
 			Message    string      `json:"message"`
+			RequestID  string      `json:"request_id"`
 			Violations []violation `json:"violations,omitempty"`
 		} `json:"error"`
 	}{}
-	report.Error.Code, report.Error.Name, report.Error.Message = fault.Code(err).String(), nameOf(err), message(err)
+	report.Error.Code, report.Error.Name, report.Error.Message, report.Error.RequestID = code, name, text, a.requestID
 	for _, v := range fault.Violations(err) {
 		report.Error.Violations = append(report.Error.Violations, violation(v))
 	}

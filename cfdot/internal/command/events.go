@@ -2,178 +2,141 @@ package command
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 
+	"diego.internal/cfdot/internal/fieldpath"
 	"diego.internal/cfdot/internal/output"
+	"diego.internal/cfdot/internal/selection"
 	"diego.internal/cfdot/internal/spec"
+	"diego.internal/cfdot/internal/story"
 	bbsv1 "diego.internal/proto/bbs/v1"
-	"diego.internal/servicekit/fault"
 )
 
 func (a *app) events() []*cobra.Command {
 	lrps := a.eventCommand("lrp-events", "Follow what happens to LRPs and their instances", bbsv1.WatchKind_WATCH_KIND_DESIRED_LRP, bbsv1.WatchKind_WATCH_KIND_ACTUAL_LRP)
 	// The streams of groups that this flag left out exist no more; it is accepted because scripts give it.
 	lrps.Flags().BoolP("exclude-actual-lrp-groups", "x", false, "accepted for scripts; there are no group events")
-	return []*cobra.Command{lrps, a.eventCommand("task-events", "Follow what happens to tasks", bbsv1.WatchKind_WATCH_KIND_TASK)}
+	return []*cobra.Command{lrps, a.eventCommand("task-events", "Follow what happens to tasks", bbsv1.WatchKind_WATCH_KIND_TASK), a.history()}
+}
+
+// eventFlags choose what a stream shows and when it ends.
+type eventFlags struct {
+	cell, process string
+	until         string
+	limit         time.Duration
+}
+
+func (e *eventFlags) register(command *cobra.Command) {
+	command.Flags().StringVarP(&e.cell, "cell-id", "c", "", "only of this cell")
+	command.Flags().StringVarP(&e.process, "process-guid", "p", "", "only of this process")
+	command.Flags().DurationVar(&e.limit, "for", 0, "end after this time; 0 is never")
+	command.Flags().StringVar(&e.until, "until", "", "end after the first event of which this holds, as state=RUNNING or type=task_removed; PATH=VALUE or PATH!=VALUE, separated by commas; exit 7 if --for is over before")
 }
 
 func (a *app) eventCommand(name, short string, kinds ...bbsv1.WatchKind) *cobra.Command {
-	var cell, process string
+	var e eventFlags
 	var after uint64
-	var limit time.Duration
 	command := &cobra.Command{
 		Use: name, Short: short, Args: exactly(),
-		Long: short + `, as lines of JSON with the revision of each change.
+		Long: short + `, as lines of JSON with the revision of each change, or as sentences on a terminal.
 A stream that breaks off is taken up again without a gap; --after takes up an earlier one.`,
 	}
-	command.Flags().StringVarP(&cell, "cell-id", "c", "", "only of this cell")
-	command.Flags().StringVarP(&process, "process-guid", "p", "", "only of this process")
+	e.register(command)
 	command.Flags().Uint64Var(&after, "after", 0, "only changes after this revision; default those from now on")
-	command.Flags().DurationVar(&limit, "for", 0, "end after this time; 0 is never")
-	command.RunE = func(c *cobra.Command, _ []string) error {
-		conn, err := a.flags.dialBBS()
-		if err != nil {
-			return err
+	command.RunE = a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, _ []string) error {
+		request := &bbsv1.WatchRequest{Kinds: kinds, CellId: e.cell}
+		if e.process != "" {
+			request.ProcessGuids = []string{e.process}
 		}
-		defer func() { _ = conn.Close() }()
-		ctx := c.Context()
-		if limit > 0 {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, limit)
-			defer cancel()
-		}
-		request := &bbsv1.WatchRequest{Kinds: kinds, CellId: cell}
-		if process != "" {
-			request.ProcessGuids = []string{process}
-		}
-		w := &watcher{app: a, request: request, last: after, printer: output.New[spec.Event](output.Options{Format: output.JSON, Out: a.Stdout})}
-		err = w.watch(ctx, bbsv1.NewWatchClient(conn))
-		if limit > 0 && c.Context().Err() == nil && ctx.Err() != nil {
-			return nil
-		}
-		return err
-	}
+		return a.follow(ctx, conn, &feed{app: a, request: request, last: after}, e)
+	})
 	return command
 }
 
-// Pauses between attempts to take up a stream again.
-const (
-	firstPause = 100 * time.Millisecond
-	maxPause   = 2 * time.Second
-)
-
-// watcher prints events and remembers how far it is, so that nothing is left out and nothing printed twice when the stream
-// breaks, also in the middle of a revision whose events came in several messages.
-type watcher struct {
-	app     *app
-	request *bbsv1.WatchRequest
-	printer *output.Printer[spec.Event]
-
-	// last is the newest revision of which everything is printed; 0 before the first message.
-	last uint64
-	// part is the revision that is not complete yet; printed of its events are printed, seen have come on this stream.
-	part          uint64
-	printed, seen int
-}
-
-// watch takes the stream up again from the last revision whenever it breaks. It gives up when no BBS serves it for the time
-// of a request, or at once when the BBS refuses.
-func (w *watcher) watch(ctx context.Context, client bbsv1.WatchClient) error {
-	heard, pause := time.Now(), firstPause
-	for {
-		if w.last > 0 {
-			w.request.Start = &bbsv1.WatchRequest_AfterRevision{AfterRevision: w.last}
+// follow prints events until the flags or the server say that it is enough.
+func (a *app) follow(ctx context.Context, conn grpc.ClientConnInterface, f *feed, e eventFlags) error {
+	until, err := selection.ParseUntil(e.until)
+	if err != nil {
+		return usage("--until: %w", err)
+	}
+	if e.limit < 0 {
+		return usage("--for must not be negative, is %v", e.limit)
+	}
+	limited := ctx
+	if e.limit > 0 {
+		var cancel context.CancelFunc
+		limited, cancel = context.WithTimeout(ctx, e.limit)
+		defer cancel()
+	}
+	show := a.eventPrinter()
+	f.reset = f.complainOfGap
+	f.event = func(event *bbsv1.Event, in change) error {
+		shown, known := spec.EventOf(event)
+		if !known {
+			return nil
 		}
-		w.seen = 0
-		var failed error // of our own output
-		err := w.stream(ctx, client, func(message *bbsv1.WatchResponse) error {
-			heard, pause = time.Now(), firstPause
-			failed = w.take(message)
-			return failed
-		})
-		switch {
-		case failed != nil:
-			return failed
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case err == nil || !passing(err), time.Since(heard) > w.app.flags.requestTime():
+		shown.Revision, shown.At = in.revision, in.at.UnixNano()
+		if err := show(shown, event, in); err != nil || len(until) == 0 {
 			return err
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-			pause = min(2*pause, maxPause)
+		return enough(until, shown)
+	}
+	err = f.run(limited, bbsv1.NewWatchClient(conn))
+	if e.limit > 0 && ctx.Err() == nil && limited.Err() != nil {
+		if len(until) > 0 {
+			return late("no event fulfilled %q in %v", e.until, e.limit)
 		}
-		timer.Stop()
+		return nil
 	}
+	return err
 }
 
-// stream reads one stream to its end. It is for the loop around it to try again and to lose patience, so the client, which
-// would try for ten seconds whatever our limit is, gets no buffer to repeat a request from and no more time than a request.
-func (w *watcher) stream(ctx context.Context, client bbsv1.WatchClient, take func(*bbsv1.WatchResponse) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	patience := time.AfterFunc(w.app.flags.requestTime(), func() { cancel(errSilent) })
-	stream, err := client.Watch(ctx, w.request, grpc.MaxRetryRPCBufferSize(0))
-	patience.Stop()
-	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
-		return errSilent
-	}
-	return follow(stream, err, take)
-}
-
-// passing says whether a stream may work at the next attempt.
-func passing(err error) bool {
-	switch fault.Code(err) { //nolint:exhaustive // the others are refusals
-	case codes.Unavailable, codes.Aborted, codes.Internal, codes.DeadlineExceeded, codes.Canceled, codes.Unknown:
-		return true
-	default:
-		return false
-	}
-}
-
-func (w *watcher) take(message *bbsv1.WatchResponse) error {
-	switch m := message.GetMessage().(type) {
-	case *bbsv1.WatchResponse_SnapshotStart_:
-		if m.SnapshotStart.GetReason() == bbsv1.WatchResponse_REASON_LOG_TRUNCATED {
-			w.app.complain(fmt.Errorf("the log no longer holds what came after revision %d; events go on after revision %d", w.last, m.SnapshotStart.GetRevision()))
+// enough looks at the event itself, at its data and at the record as it is after the change.
+func enough(until selection.Until, e spec.Event) error {
+	var documents []fieldpath.Document
+	for _, part := range []any{e, e.Data, e.Record} {
+		document, err := fieldpath.Of(part)
+		if err != nil {
+			return err
 		}
-	case *bbsv1.WatchResponse_SnapshotEnd_:
-		w.last = m.SnapshotEnd.GetRevision()
-	case *bbsv1.WatchResponse_Bookmark_:
-		w.last = max(w.last, m.Bookmark.GetRevision())
-	case *bbsv1.WatchResponse_Changes_:
-		return w.print(m.Changes)
+		documents = append(documents, document)
+	}
+	if until.Match(documents...) {
+		return errEnough
 	}
 	return nil
 }
 
-func (w *watcher) print(changes *bbsv1.WatchResponse_Changes) error {
-	if changes.GetRevision() != w.part {
-		w.part, w.printed, w.seen = changes.GetRevision(), 0, 0
-	}
-	for _, event := range changes.GetEvents() {
-		w.seen++
-		if w.seen <= w.printed {
-			continue // it was printed before the stream broke
+// eventPrinter makes what prints one event: a document, or a sentence for people.
+func (a *app) eventPrinter() func(spec.Event, *bbsv1.Event, change) error {
+	if !a.flags.format.ForPeople() {
+		documents := printer(a, output.Column[spec.Event]{Name: "TYPE", Cell: func(e spec.Event) string { return e.Type }})
+		return func(shown spec.Event, _ *bbsv1.Event, _ change) error {
+			return printAll(documents, func(show func(spec.Event) error) error { return show(shown) })
 		}
-		if shown, known := spec.EventOf(event); known {
-			shown.Revision, shown.At = changes.GetRevision(), changes.GetCommittedAt().AsTime().UnixNano()
-			if err := w.printer.Print(shown); err != nil {
-				return err
-			}
+	}
+	return func(_ spec.Event, event *bbsv1.Event, in change) error {
+		line, known := story.Of(event, in.revision, in.at)
+		if !known {
+			return nil
 		}
-		w.printed = w.seen
+		return a.tell(line)
 	}
-	if !changes.GetMore() {
-		w.last, w.part = changes.GetRevision(), 0
+}
+
+// tell prints what happened as a line for people.
+func (a *app) tell(line story.Line) error {
+	text := output.Printable(line.What)
+	if line.Bad {
+		text = output.Paint(a.color(), output.Bad, text)
 	}
-	return nil
+	if line.Reason != "" {
+		text += ": " + output.Printable(line.Reason)
+	}
+	_, err := fmt.Fprintf(a.Stdout, "%s  %s  %s\n", line.At.Local().Format("15:04:05.000"), output.Printable(line.Subject), text)
+	return err
 }

@@ -193,7 +193,11 @@ func TestLocket(t *testing.T) {
 	p.locket.err = fault.New(codes.AlreadyExists, "LockCollision", "another holds it")
 	got := p.run("claim-lock", "-k", "bbs", "-o", "me", "-t", "5")
 	require.Equal(t, ExitAPI, got.exit)
-	require.Equal(t, "Locket error\nType 30: LockCollision\nMessage: AlreadyExists: another holds it\n", got.errors)
+	require.Equal(t, "Locket error\nType 30: LockCollision\nMessage: AlreadyExists: another holds it\n", got.withoutRequest(t))
 	got = p.run("claim-lock", "-k", "bbs", "-o", "me", "-t", "5", "--output", "json")
-	require.JSONEq(t, `{"error": {"code": "AlreadyExists", "name": "LockCollision", "message": "another holds it"}}`, got.errors)
+	var document struct{ Error map[string]string }
+	require.NoError(t, json.Unmarshal([]byte(got.errors), &document))
+	require.Regexp(t, "^[0-9a-f]{32}$", document.Error["request_id"])
+	delete(document.Error, "request_id")
+	require.Equal(t, map[string]string{"code": "AlreadyExists", "name": "LockCollision", "message": "another holds it"}, document.Error)
 }

@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 
+	"diego.internal/cfdot/internal/contexts"
 	"diego.internal/cfdot/internal/output"
 	"diego.internal/servicekit/grpcclient"
 	"diego.internal/servicekit/mtls"
@@ -27,12 +29,17 @@ type flags struct {
 	timeout       string
 	outputName    string
 	noHeaders     bool
+	// contextName is the cluster of the file of contexts that is used; empty if none is.
+	contextName string
+	verbose     bool
 	// skipVerify is known only to be refused in words that say why.
 	skipVerify bool
 
 	format output.Format
 	limit  time.Duration
 	source *mtls.Source
+	pace   *pace
+	stderr io.Writer
 }
 
 func (f *flags) register(root *cobra.Command) {
@@ -45,21 +52,58 @@ func (f *flags) register(root *cobra.Command) {
 	set.StringVar(&f.cert, "clientCertFile", "", "certificate of the operator [CLIENT_CERT_FILE]")
 	set.StringVar(&f.key, "clientKeyFile", "", "its key [CLIENT_KEY_FILE]")
 	set.StringVar(&f.timeout, "timeout", "", "seconds for each request, 0 for no limit; default 10 [CFDOT_TIMEOUT]")
-	set.StringVarP(&f.outputName, "output", "o", "", "json (a document a line), table or wide; default table on a terminal, else json")
+	set.StringVarP(&f.outputName, "output", "o", "", output.Formats+"; default table on a terminal, else json (a document a line)")
+	set.StringVar(&f.contextName, "context", "", "a cluster of the file of contexts [CFDOT_CONTEXT]")
+	set.BoolVar(&f.verbose, "verbose", false, "say on standard error which servers are asked, and the id by which their logs know the request")
 	set.BoolVar(&f.noHeaders, "no-headers", false, "no names above the columns of a table")
 	set.BoolVar(&f.skipVerify, "skipCertVerify", false, "")
 	_ = set.MarkHidden("skipCertVerify") // it is defined one line above
 }
 
-// complete fills what no flag gave from the environment and checks what does not depend on the command.
-func (f *flags) complete(a *app) error {
-	for name, value := range map[string]*string{
-		"BBS_URL": &f.bbs, "LOCKET_API_LOCATION": &f.locket, "AUCTIONEER_LOCATION": &f.auctioneer, "CA_CERT_FILE": &f.ca, "CLIENT_CERT_FILE": &f.cert,
-		"CLIENT_KEY_FILE": &f.key, "CFDOT_TIMEOUT": &f.timeout,
-	} {
-		if *value == "" {
-			*value = a.Getenv(name)
+// fill takes from elsewhere what no flag gave. Addresses never come half from a context and half from the environment, since those
+// may be of two clusters: a context that a flag names wins over the environment, because whoever types a name means that cluster;
+// one that the environment or the file names counts only if neither flags nor environment name a server.
+func (f *flags) fill(getenv func(string) string) error {
+	file, err := contexts.Load(contexts.Path(getenv))
+	if err != nil {
+		return usageError{err}
+	}
+	typed := f.contextName != ""
+	if !typed {
+		fillEmpty(getenv, map[string]*string{"BBS_URL": &f.bbs, "LOCKET_API_LOCATION": &f.locket, "AUCTIONEER_LOCATION": &f.auctioneer})
+		if f.bbs == "" && f.locket == "" && f.auctioneer == "" {
+			f.contextName = cmp.Or(getenv("CFDOT_CONTEXT"), file.Current)
 		}
+	}
+	if f.contextName != "" {
+		c, err := file.Find(f.contextName)
+		if err != nil {
+			return usage("context %w", err)
+		}
+		f.bbs, f.locket, f.auctioneer = cmp.Or(f.bbs, c.BBS), cmp.Or(f.locket, c.Locket), cmp.Or(f.auctioneer, c.Auctioneer)
+		f.ca, f.cert, f.key = cmp.Or(f.ca, c.CA), cmp.Or(f.cert, c.Certificate), cmp.Or(f.key, c.Key)
+	}
+	fillEmpty(getenv, map[string]*string{"CA_CERT_FILE": &f.ca, "CLIENT_CERT_FILE": &f.cert, "CLIENT_KEY_FILE": &f.key, "CFDOT_TIMEOUT": &f.timeout})
+	return nil
+}
+
+func fillEmpty(getenv func(string) string, variables map[string]*string) {
+	for name, value := range variables {
+		*value = cmp.Or(*value, getenv(name))
+	}
+}
+
+// cluster is what the user calls the servers that a command talks to.
+func (f *flags) cluster() string { return cmp.Or(f.contextName, f.bbs, f.locket) }
+
+// complete fills what no flag gave and checks what does not depend on the command.
+func (f *flags) complete(a *app) error {
+	f.stderr = a.Stderr
+	if f.verbose {
+		_, _ = fmt.Fprintf(f.stderr, "request %s\n", a.requestID)
+	}
+	if err := f.fill(a.Getenv); err != nil {
+		return err
 	}
 	if value := a.Getenv("SKIP_CERT_VERIFY"); value != "" && !f.skipVerify {
 		skip, err := strconv.ParseBool(value)
@@ -130,8 +174,15 @@ func addresses(name, list string) ([]string, error) {
 	return out, nil
 }
 
-func (f *flags) dialBBS() (*grpc.ClientConn, error) {
-	return f.dial("bbsURL", f.bbs, mtls.Peer{Role: mtls.RoleBBS}, "bbs.v1")
+func (f *flags) dialBBS() (connection, error) {
+	conn, err := f.dial("bbsURL", f.bbs, mtls.Peer{Role: mtls.RoleBBS}, "bbs.v1")
+	if err != nil {
+		return nil, err
+	}
+	if f.pace == nil {
+		f.pace = newPace()
+	}
+	return paced{ClientConn: conn, pace: f.pace}, nil
 }
 
 func (f *flags) dialLocket() (*grpc.ClientConn, error) {
@@ -159,6 +210,9 @@ func (f *flags) dial(name, list string, server mtls.Peer, health string) (*grpc.
 	if err != nil {
 		return nil, err
 	}
+	if f.verbose {
+		_, _ = fmt.Fprintf(f.stderr, "asking %s at %s\n", server.Role, strings.Join(hosts, ", "))
+	}
 	conn, err := grpcclient.Dial(grpcclient.Config{Addresses: hosts}, grpcclient.Options{
 		Source: source, Server: server, HealthService: health, Telemetry: telemetry.Discard(), Timeout: f.requestTime(),
 	})
@@ -177,7 +231,7 @@ func (f *flags) requestTime() time.Duration {
 }
 
 // withBBS runs a command with a connection to the BBS.
-func (a *app) withBBS(run func(ctx context.Context, conn *grpc.ClientConn, args []string) error) func(*cobra.Command, []string) error {
+func (a *app) withBBS(run func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error) func(*cobra.Command, []string) error {
 	return func(command *cobra.Command, args []string) error {
 		conn, err := a.flags.dialBBS()
 		if err != nil {

@@ -33,7 +33,7 @@ func (a *app) allGroups() *cobra.Command {
 	}
 	command.Flags().StringVarP(&domain, "domain", "d", "", "only this domain")
 	command.Flags().StringVarP(&cell, "cell-id", "c", "", "only on this cell")
-	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
+	command.RunE = a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, _ []string) error {
 		return a.printGroups(ctx, conn, &bbsv1.ListActualLRPsRequest{Domain: domain, CellId: cell})
 	})
 	return command
@@ -55,7 +55,7 @@ func (a *app) groupsForGUID() *cobra.Command {
 			}
 			request.Index = &number
 		}
-		return a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, _ []string) error {
+		return a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, _ []string) error {
 			return a.printGroups(ctx, conn, request)
 		})(c, args)
 	}
@@ -71,14 +71,14 @@ func indexOf(index int) (int32, error) {
 }
 
 // printGroups prints a group when the record of another index begins: the BBS lists in the order of the keys.
-func (a *app) printGroups(ctx context.Context, conn *grpc.ClientConn, request *bbsv1.ListActualLRPsRequest) error {
+func (a *app) printGroups(ctx context.Context, conn grpc.ClientConnInterface, request *bbsv1.ListActualLRPsRequest) error {
 	of := func(cell func(spec.ActualLRP) string) func(group) string {
 		return func(g group) string { return cell(*cmp.Or(g.Instance, g.Evacuating)) }
 	}
 	var columns []output.Column[group]
-	for _, column := range a.actualColumns() {
+	for _, column := range a.actualColumns(false) {
 		if column.Name != "PRESENCE" {
-			columns = append(columns, output.Column[group]{Name: column.Name, Cell: of(column.Cell)})
+			columns = append(columns, output.Column[group]{Name: column.Name, Right: column.Right, Wide: column.Wide, ID: column.ID, Mood: column.Mood, Cell: of(column.Cell)})
 		}
 	}
 	columns = append(columns, output.Column[group]{Name: "EVACUATING FROM", Cell: func(g group) string {

@@ -25,14 +25,32 @@ func (a *app) locket() []*cobra.Command {
 }
 
 func (a *app) withLocket(run func(ctx context.Context, locket locketv1.LocketClient) error) func(*cobra.Command, []string) error {
-	return func(command *cobra.Command, _ []string) error {
-		conn, err := a.flags.dialLocket()
-		if err != nil {
-			return err
-		}
-		defer func() { _ = conn.Close() }()
-		return of(serverLocket, run(command.Context(), locketv1.NewLocketClient(conn)))
+	return func(command *cobra.Command, _ []string) error { return a.askLocket(command.Context(), run) }
+}
+
+// askLocket runs something with a connection to locket.
+func (a *app) askLocket(ctx context.Context, run func(ctx context.Context, locket locketv1.LocketClient) error) error {
+	conn, err := a.flags.dialLocket()
+	if err != nil {
+		return err
 	}
+	defer func() { _ = conn.Close() }() // nothing is pending
+	return of(serverLocket, run(ctx, locketv1.NewLocketClient(conn)))
+}
+
+// eachHeld reads all claims of a kind.
+func (a *app) eachHeld(ctx context.Context, locket locketv1.LocketClient, kind locketv1.ClaimType, take func(spec.Resource) error) error {
+	open := func(ctx context.Context) (grpc.ServerStreamingClient[locketv1.FetchAllResponse], error) {
+		return locket.FetchAll(ctx, &locketv1.FetchAllRequest{Type: kind})
+	}
+	return list(ctx, a.flags.requestTime(), open, func(chunk *locketv1.FetchAllResponse) error {
+		for _, held := range chunk.GetHeld() {
+			if err := take(spec.ResourceOf(held)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 func (a *app) claims(name, short string, kind locketv1.ClaimType) *cobra.Command {
@@ -47,19 +65,7 @@ func (a *app) claims(name, short string, kind locketv1.ClaimType) *cobra.Command
 	return &cobra.Command{
 		Use: name, Short: short, Args: exactly(),
 		RunE: a.withLocket(func(ctx context.Context, locket locketv1.LocketClient) error {
-			return printAll(printer(a, columns...), func(show func(spec.Resource) error) error {
-				open := func(ctx context.Context) (grpc.ServerStreamingClient[locketv1.FetchAllResponse], error) {
-					return locket.FetchAll(ctx, &locketv1.FetchAllRequest{Type: kind})
-				}
-				return list(ctx, a.flags.requestTime(), open, func(chunk *locketv1.FetchAllResponse) error {
-					for _, held := range chunk.GetHeld() {
-						if err := show(spec.ResourceOf(held)); err != nil {
-							return err
-						}
-					}
-					return nil
-				})
-			})
+			return printAll(printer(a, columns...), func(show func(spec.Resource) error) error { return a.eachHeld(ctx, locket, kind, show) })
 		}),
 	}
 }
@@ -91,12 +97,17 @@ func (a *app) claim(name, short string, kind locketv1.ClaimType) *cobra.Command 
 
 func (a *app) releaseLock() *cobra.Command {
 	var key, owner string
+	var safe safety
 	command := &cobra.Command{Use: "release-lock", Short: "Give up a lock or a presence for its owner", Args: exactly()}
 	command.Flags().StringVarP(&key, "key", "k", "", "the key")
 	a.ownerFlag(command, &owner, "who holds it")
+	safe.register(command)
 	command.RunE = func(c *cobra.Command, args []string) error {
 		if key == "" || owner == "" {
 			return usage("key and owner must be given")
+		}
+		if proceed, err := safe.allow(a, "release %s, which %s may hold; whoever waits for it takes over", key, owner); !proceed {
+			return err
 		}
 		return a.withLocket(func(ctx context.Context, locket locketv1.LocketClient) error {
 			_, err := locket.Release(ctx, &locketv1.ReleaseRequest{Key: key, Owner: owner})

@@ -47,7 +47,7 @@ Lines of several cells are merged by time. With --follow, only the cells that ar
 	command.Flags().StringVar(&instance, "instance", "", "only the container of this instance guid")
 	command.Flags().Uint32Var(&tail, "tail", 0, "only so many of the last lines of each cell; 0 is all")
 	command.Flags().DurationVar(&since, "since", 0, "only lines of this last time")
-	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
+	command.RunE = a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
 		request := &repv1.FollowRequest{Container: &repv1.FollowRequest_ProcessGuid{ProcessGuid: args[0]}, Tail: tail, Follow: follow}
 		switch {
 		case instance != "":
@@ -64,7 +64,7 @@ Lines of several cells are merged by time. With --follow, only the cells that ar
 }
 
 // readLogs asks every cell, because only the cells know what has run on them.
-func (a *app) readLogs(ctx context.Context, conn *grpc.ClientConn, request *repv1.FollowRequest) error {
+func (a *app) readLogs(ctx context.Context, conn grpc.ClientConnInterface, request *repv1.FollowRequest) error {
 	cells, err := presentCells(ctx, conn)
 	if err != nil {
 		return err

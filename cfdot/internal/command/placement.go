@@ -58,7 +58,7 @@ func (a *app) placement() *cobra.Command {
 	var task string
 	var cells bool
 	command := &cobra.Command{
-		Use: "placement PROCESS_GUID INDEX", Short: "Why an instance or a task has no place",
+		Use: "placement PROCESS_GUID INDEX", Aliases: []string{"explain-placement"}, Short: "Why an instance or a task has no place",
 		Long: `Tell the last refusal of an instance, or of a task, by the auctioneer: its placement error and how many cells were ruled out
 for which reason. --cells adds the verdict on each cell as it is now, with the parts of its score: of the zones with a cell that
 takes it those with the fewest instances of the process come first, and there the smallest score wins.`,
@@ -76,11 +76,10 @@ takes it those with the fewest instances of the process come first, and there th
 		request := &auctioneerv1.ExplainPlacementRequest{Cells: cells, Work: &auctioneerv1.ExplainPlacementRequest_TaskGuid{TaskGuid: task}}
 		about := refusal{TaskGUID: task}
 		if task == "" {
-			index, err := strconv.ParseInt(args[1], 10, 32)
-			if err != nil || index < 0 {
-				return usage("INDEX must be a number of at least 0, not %q", args[1])
+			number, err := indexArgument(args[1])
+			if err != nil {
+				return err
 			}
-			number := int32(index)
 			about = refusal{ProcessGUID: args[0], Index: &number}
 			request.Work = &auctioneerv1.ExplainPlacementRequest_Lrp{Lrp: &auctioneerv1.ExplainPlacementRequest_LRPInstance{ProcessGuid: args[0], Index: number}}
 		}
@@ -113,7 +112,7 @@ func (a *app) withAuctioneer(ctx context.Context, run func(context.Context, auct
 
 // showRefusal prints a document, or for people the error, the reasons and the cells as tables.
 func (a *app) showRefusal(r refusal, cells bool) error {
-	if a.flags.format == output.JSON {
+	if !a.flags.format.ForPeople() {
 		if r.CellsByReason == nil {
 			r.CellsByReason = map[string]int32{}
 		}
@@ -234,7 +233,7 @@ reserved and nothing is started.`,
 			return usage("COUNT must be a number from 1 to %d, not %q", mostPlanned, args[1])
 		}
 		var info *workloadv1.SchedulingInfo
-		err = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
+		err = a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
 			info, err = a.schedulingInfo(ctx, conn, args[0])
 			return err
 		})(c, args)
@@ -261,28 +260,28 @@ reserved and nothing is started.`,
 	return command
 }
 
-// schedulingInfo reads what the auctioneer needs to know of a desired LRP.
-func (a *app) schedulingInfo(ctx context.Context, conn *grpc.ClientConn, guid string) (*workloadv1.SchedulingInfo, error) {
-	var found *workloadv1.SchedulingInfo
-	request := &bbsv1.ListSchedulingInfosRequest{Filter: &bbsv1.DesiredLRPFilter{ProcessGuids: []string{guid}}}
-	open := func(ctx context.Context) (grpc.ServerStreamingClient[bbsv1.ListSchedulingInfosResponse], error) {
-		return bbsv1.NewDesiredLRPsClient(conn).ListSchedulingInfos(ctx, request)
-	}
-	err := list(ctx, a.flags.requestTime(), open, func(chunk *bbsv1.ListSchedulingInfosResponse) error {
-		for _, info := range chunk.GetSchedulingInfos() {
-			found = info
-		}
-		return nil
-	})
+// schedulingInfo reads the part of a desired LRP that schedulers need.
+func (a *app) schedulingInfo(ctx context.Context, conn grpc.ClientConnInterface, guid string) (*workloadv1.SchedulingInfo, error) {
+	found, err := a.wanted(ctx, conn, guid)
 	if err == nil && found == nil {
 		err = errNotDesired.With("no LRP %q is desired", guid)
 	}
 	return found, err
 }
 
+// wanted is schedulingInfo, with nil for one that is not desired.
+func (a *app) wanted(ctx context.Context, conn grpc.ClientConnInterface, guid string) (*workloadv1.SchedulingInfo, error) {
+	var found *workloadv1.SchedulingInfo
+	err := a.eachInfo(ctx, conn, &bbsv1.DesiredLRPFilter{ProcessGuids: []string{guid}}, func(info *workloadv1.SchedulingInfo) error {
+		found = info
+		return nil
+	})
+	return found, err
+}
+
 // showPlan prints a document, or for people a table by cell, one by zone and what is left over.
 func (a *app) showPlan(p planned) error {
-	if a.flags.format == output.JSON {
+	if !a.flags.format.ForPeople() {
 		if p.ByCell == nil { // a member that lists is never null
 			p.ByCell, p.ByZone = map[string]int32{}, map[string]int32{}
 		}

@@ -116,8 +116,8 @@ func TestPlacementOfTheUnknown(t *testing.T) {
 	}
 	got := p.run("placement", "p", "1")
 	require.Equal(t, ExitNotFound, got.exit)
-	require.Equal(t, "Auctioneer error\nType 13: ResourceNotFound\nMessage: no refusal of it is remembered: p.1 is being placed at this moment\n", got.errors)
+	require.Equal(t, "Auctioneer error\nType 13: ResourceNotFound\nMessage: no refusal of it is remembered: p.1 is being placed at this moment\n", got.withoutRequest(t))
 	got = p.run("plan", "nobody", "1")
 	require.Equal(t, ExitNotFound, got.exit)
-	require.Equal(t, "BBS error\nType 13: ResourceNotFound\nMessage: Desired LRP not found: no LRP \"nobody\" is desired\n", got.errors)
+	require.Equal(t, "BBS error\nType 13: ResourceNotFound\nMessage: Desired LRP not found: no LRP \"nobody\" is desired\n", got.withoutRequest(t))
 }

@@ -56,7 +56,7 @@ func (p *platform) serve(id mtls.Identity, health string, register func(grpc.Ser
 	p.t.Helper()
 	allow := grpcserver.Table{}
 	for _, service := range map[string][]string{
-		mtls.RoleBBS:        {"bbs.v1.Domains", "bbs.v1.Tasks", "bbs.v1.DesiredLRPs", "bbs.v1.ActualLRPs", "bbs.v1.Cells", "bbs.v1.Watch"},
+		mtls.RoleBBS:        {"bbs.v1.Domains", "bbs.v1.Tasks", "bbs.v1.DesiredLRPs", "bbs.v1.ActualLRPs", "bbs.v1.Cells", "bbs.v1.Watch", "bbs.v1.Maintenance"},
 		mtls.RoleLocket:     {"locket.v1.Locket"},
 		mtls.RoleAuctioneer: {"auctioneer.v1.Explanations"},
 		mtls.RoleCell:       {"rep.v1.Auction", "rep.v1.Operation", "rep.v1.Logs"},
@@ -99,6 +99,15 @@ func (o outcome) lines() []string {
 	return strings.FieldsFunc(o.out, func(r rune) bool { return r == '\n' })
 }
 
+// withoutRequest is what an error said before the id of the request, which differs each time.
+func (o outcome) withoutRequest(t *testing.T) string {
+	t.Helper()
+	text, id, found := strings.Cut(o.errors, "Request: ")
+	require.True(t, found, o.errors)
+	require.Regexp(t, "^[0-9a-f]{32}\n$", id)
+	return text
+}
+
 // run runs one command line as in a pipe.
 func (p *platform) run(args ...string) outcome {
 	p.t.Helper()
@@ -129,8 +138,11 @@ type fakeBBS struct {
 	bbsv1.UnimplementedActualLRPsServer
 	bbsv1.UnimplementedCellsServer
 	bbsv1.UnimplementedWatchServer
+	bbsv1.UnimplementedMaintenanceServer
 
-	err     error // of every call but Watch
+	status  *bbsv1.GetStatusResponse
+	infos   []*workloadv1.SchedulingInfo // besides that of LRP a
+	err     error                        // of every call but Watch
 	domains []*bbsv1.Domain
 	tasks   []*workloadv1.Task
 	desired []*workloadv1.DesiredLRP
@@ -151,6 +163,7 @@ func (f *fakeBBS) register(server grpc.ServiceRegistrar) {
 	bbsv1.RegisterActualLRPsServer(server, f)
 	bbsv1.RegisterCellsServer(server, f)
 	bbsv1.RegisterWatchServer(server, f)
+	bbsv1.RegisterMaintenanceServer(server, f)
 }
 
 func (f *fakeBBS) addCell(id, address string) {
@@ -246,10 +259,19 @@ func (f *fakeBBS) ListSchedulingInfos(q *bbsv1.ListSchedulingInfosRequest, strea
 	info := &workloadv1.SchedulingInfo{
 		ProcessGuid: "a", Domain: "apps", Instances: 2, Resources: &workloadv1.Resources{MemoryMb: 64}, Placement: &workloadv1.PlacementConstraint{RootFs: "preloaded:r"},
 	}
-	if guids := q.GetFilter().GetProcessGuids(); len(guids) > 0 && !slices.Contains(guids, info.GetProcessGuid()) {
-		return nil
+	for _, info := range append([]*workloadv1.SchedulingInfo{info}, f.infos...) {
+		if guids := q.GetFilter().GetProcessGuids(); len(guids) > 0 && !slices.Contains(guids, info.GetProcessGuid()) {
+			continue
+		}
+		if err := stream.Send(&bbsv1.ListSchedulingInfosResponse{SchedulingInfos: []*workloadv1.SchedulingInfo{info}}); err != nil {
+			return err
+		}
 	}
-	return stream.Send(&bbsv1.ListSchedulingInfosResponse{SchedulingInfos: []*workloadv1.SchedulingInfo{info}})
+	return nil
+}
+
+func (f *fakeBBS) GetStatus(_ context.Context, q *bbsv1.GetStatusRequest) (*bbsv1.GetStatusResponse, error) {
+	return answer(f, q, f.status)
 }
 
 func (f *fakeBBS) GetDesiredLRP(_ context.Context, q *bbsv1.GetDesiredLRPRequest) (*bbsv1.GetDesiredLRPResponse, error) {
@@ -273,7 +295,8 @@ func (f *fakeBBS) ListActualLRPs(q *bbsv1.ListActualLRPsRequest, stream grpc.Ser
 		return err
 	}
 	for i, lrp := range f.actual {
-		if len(q.GetStates()) > 0 && !slices.Contains(q.GetStates(), lrp.GetState()) {
+		if len(q.GetStates()) > 0 && !slices.Contains(q.GetStates(), lrp.GetState()) ||
+			len(q.GetProcessGuids()) > 0 && !slices.Contains(q.GetProcessGuids(), lrp.GetKey().GetProcessGuid()) {
 			continue
 		}
 		if i > 0 && f.between != nil {

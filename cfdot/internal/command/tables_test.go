@@ -1,6 +1,7 @@
 package command
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,8 @@ func TestTables(t *testing.T) {
 	require.Regexp(t, `^bbs bbs-1 \d+\.\ds 1h0m$`, locks[1])
 }
 
+var colours = regexp.MustCompile("\x1b\\[[0-9]*m")
+
 // squeezed are the lines of a table without its layout.
 func squeezed(o outcome) []string {
 	var out []string
@@ -90,7 +93,7 @@ func TestTablesFitTheTerminal(t *testing.T) {
 		if test.cut {
 			require.Contains(t, got.out, "...")
 			for _, line := range got.lines() {
-				require.LessOrEqual(t, len(line), test.env.Width, line)
+				require.LessOrEqual(t, len(colours.ReplaceAllString(line, "")), test.env.Width, line)
 			}
 		}
 	}

@@ -72,7 +72,7 @@ and else since whoever looked last. On a terminal --watch shows the newest pictu
 	command.Flags().BoolVarP(&o.watch, "watch", "w", false, "go on until interrupted")
 	command.Flags().DurationVar(&o.interval, "interval", 2*time.Second, "time between two looks, at least 500ms")
 	command.Flags().IntVar(&o.limit, "limit", 0, "only so many; 0 is all")
-	command.RunE = a.withBBS(func(ctx context.Context, conn *grpc.ClientConn, args []string) error {
+	command.RunE = a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
 		switch {
 		case orders[o.sort] == nil:
 			return usage("--sort must be %s, is %q", ordersText, o.sort)
@@ -114,7 +114,7 @@ func (a *app) showTop(ctx context.Context, s *sampler, o topOptions) error {
 		if o.limit > 0 && len(rows) > o.limit {
 			rows = rows[:o.limit]
 		}
-		if o.watch && a.Terminal && a.flags.format != output.JSON {
+		if o.watch && a.Terminal && a.flags.format.ForPeople() {
 			if _, err := io.WriteString(a.Stdout, "\x1b[H\x1b[2J"); err != nil { // to the top of an empty screen
 				return err
 			}
@@ -182,7 +182,7 @@ func share(used, quota uint64) string {
 // sampler looks at all cells again and again, over connections that it keeps.
 type sampler struct {
 	*app
-	conn    *grpc.ClientConn
+	conn    grpc.ClientConnInterface
 	process string // of whose instances alone; "" means everything
 	cells   map[string]*sampledCell
 	last    map[string]*repv1.ContainerMetrics // by container guid, of the look before

@@ -1,5 +1,5 @@
-// Package output prints what commands found: a JSON document per line for programs, as records arrive, and a table for people.
-// Which of the two is asked for by flag; a terminal gets a table. It knows nothing of what it prints.
+// Package output prints what commands found: documents for programs, as records arrive, and tables for people. Which of them is
+// asked for by flag; a terminal gets a table. It knows nothing of what it prints.
 package output
 
 import (
@@ -9,55 +9,100 @@ import (
 	"io"
 	"strings"
 	"syscall"
-	"text/tabwriter"
-	"time"
+
+	"diego.internal/cfdot/internal/fieldpath"
 )
 
-// Format of the output.
+// Format of the output. A custom one is followed by its columns.
 type Format string
 
 // The formats.
 const (
+	// JSON is a document a line.
 	JSON  Format = "json"
+	YAML  Format = "yaml"
 	Table Format = "table"
-	// Wide is a table that cuts nothing.
+	// Wide is a table that cuts nothing and has more columns.
 	Wide Format = "wide"
+	// Name is what a record is called, alone on its line.
+	Name Format = "name"
+
+	customPrefix = "custom="
 )
+
+// Formats are what ParseFormat takes, for messages.
+const Formats = "table, wide, json, jsonl, yaml, name or custom=COLUMN:PATH,..."
+
+// ForPeople says whether the format is a table of the columns that a command chose.
+func (f Format) ForPeople() bool { return f == Table || f == Wide }
 
 // ParseFormat reads the flag; empty means a table on a terminal and lines of JSON elsewhere.
 func ParseFormat(name string, terminal bool) (Format, error) {
-	switch name {
-	case "":
-		if terminal {
-			return Table, nil
-		}
-		return JSON, nil
-	case "json", "jsonl":
-		return JSON, nil
-	case "table":
+	switch {
+	case name == "" && terminal:
 		return Table, nil
-	case "wide":
-		return Wide, nil
+	case name == "", name == "json", name == "jsonl":
+		return JSON, nil
+	case name == "yaml", name == "table", name == "wide", name == "name":
+		return Format(name), nil
+	case strings.HasPrefix(name, customPrefix):
+		_, err := customColumns(Format(name))
+		return Format(name), err
 	default:
-		return "", fmt.Errorf("%q is not an output format: json, table or wide", name)
+		return "", fmt.Errorf("%q is not an output format: %s", name, Formats)
 	}
+}
+
+// customColumn is a column that the user chose.
+type customColumn struct {
+	name string
+	path fieldpath.Path
+}
+
+func customColumns(f Format) ([]customColumn, error) {
+	list, isCustom := strings.CutPrefix(string(f), customPrefix)
+	if !isCustom {
+		return nil, nil
+	}
+	var out []customColumn
+	for part := range strings.SplitSeq(list, ",") {
+		name, text, both := strings.Cut(part, ":")
+		if !both || name == "" || text == "" {
+			return nil, fmt.Errorf("%q: a column is COLUMN:PATH, as in PROCESS:.process_guid", part)
+		}
+		path, err := fieldpath.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("column %s: %w", name, err)
+		}
+		out = append(out, customColumn{name: name, path: path})
+	}
+	return out, nil
 }
 
 // Column of a table of T.
 type Column[T any] struct {
 	Name string
 	Cell func(T) string
+	// Right puts numbers under each other.
+	Right bool
+	// Wide columns are only in wide tables.
+	Wide bool
+	// ID columns together are the name of a record; if there are none, the first column is.
+	ID bool
+	// Mood gives a cell its colour; nil gives none.
+	Mood func(cell string) Mood
 }
 
-// Printer prints records of one kind. Close ends it; a table appears then.
+// Printer prints records of one kind. Close ends it; a table of few rows appears then.
 type Printer[T any] struct {
 	format  Format
 	out     io.Writer
 	encoder *json.Encoder
 	columns []Column[T]
-	rows    [][]string
-	width   int
-	headers bool
+	ids     []Column[T]
+	custom  []customColumn
+	grid    *grid
+	printed bool
 }
 
 // Options of a printer.
@@ -67,104 +112,95 @@ type Options struct {
 	// Width of the terminal in characters; 0 cuts nothing.
 	Width     int
 	NoHeaders bool
+	// Color says whether the reader shows colours.
+	Color bool
 }
 
 // New makes a printer with the columns of its table.
 func New[T any](o Options, columns ...Column[T]) *Printer[T] {
 	encoder := json.NewEncoder(o.Out)
 	encoder.SetEscapeHTML(false)
-	return &Printer[T]{format: o.Format, out: o.Out, encoder: encoder, columns: columns, width: o.Width, headers: !o.NoHeaders}
+	p := &Printer[T]{format: o.Format, out: o.Out, encoder: encoder}
+	p.custom, _ = customColumns(o.Format) // it was checked when the flag was read
+	p.grid = &grid{out: o.Out, headers: !o.NoHeaders, color: o.Color}
+	if o.Format == Table {
+		p.grid.width = o.Width
+	}
+	for _, column := range columns {
+		if column.ID {
+			p.ids = append(p.ids, column)
+		}
+		if !column.Wide || o.Format == Wide {
+			p.columns = append(p.columns, column)
+			p.grid.columns = append(p.grid.columns, heading{name: column.Name, right: column.Right, mood: column.Mood})
+		}
+	}
+	if len(p.ids) == 0 {
+		p.ids = columns[:min(1, len(columns))]
+	}
+	if len(p.custom) > 0 {
+		p.grid.columns = nil
+		for _, column := range p.custom {
+			p.grid.columns = append(p.grid.columns, heading{name: column.name})
+		}
+	}
+	return p
 }
 
-// Print prints one record. JSON is written at once.
+// Print prints one record. All but tables are written at once.
 func (p *Printer[T]) Print(record T) error {
-	if p.format == JSON {
+	switch {
+	case p.format == JSON:
 		return p.encoder.Encode(record)
+	case p.format == YAML:
+		return p.printYAML(record)
+	case p.format == Name && len(p.ids) > 0:
+		var parts []string
+		for _, column := range p.ids {
+			parts = append(parts, printable(column.Cell(record)))
+		}
+		_, err := fmt.Fprintln(p.out, strings.Join(parts, "/"))
+		return err
+	case len(p.custom) > 0:
+		return p.printCustom(record)
 	}
 	row := make([]string, 0, len(p.columns))
 	for _, column := range p.columns {
 		row = append(row, printable(column.Cell(record)))
 	}
-	p.rows = append(p.rows, row)
+	return p.grid.add(row)
+}
+
+func (p *Printer[T]) printCustom(record T) error {
+	document, err := fieldpath.Of(record)
+	if err != nil {
+		return err
+	}
+	row := make([]string, 0, len(p.custom))
+	for _, column := range p.custom {
+		text, found := document.Get(column.path)
+		if !found {
+			text = "-"
+		}
+		row = append(row, printable(text))
+	}
+	return p.grid.add(row)
+}
+
+// Close prints what of a table is left. It may be called once.
+func (p *Printer[T]) Close() error {
+	if len(p.custom) > 0 || p.format.ForPeople() && len(p.columns) > 0 {
+		return p.grid.close()
+	}
 	return nil
 }
 
-// Close prints the table. It may be called once.
-func (p *Printer[T]) Close() error {
-	if p.format == JSON || len(p.columns) == 0 {
-		return nil
+// Flush prints the rows that wait for others; those that come later get the widths that are known then.
+func (p *Printer[T]) Flush() error {
+	if len(p.custom) > 0 || p.format.ForPeople() && len(p.columns) > 0 {
+		return p.grid.flush()
 	}
-	if p.format == Table && p.width > 0 {
-		p.cut()
-	}
-	writer := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	if p.headers {
-		names := make([]string, 0, len(p.columns))
-		for _, column := range p.columns {
-			names = append(names, column.Name)
-		}
-		if _, err := fmt.Fprintln(writer, strings.Join(names, "\t")); err != nil {
-			return err
-		}
-	}
-	for _, row := range p.rows {
-		if _, err := fmt.Fprintln(writer, strings.Join(row, "\t")); err != nil {
-			return err
-		}
-	}
-	return writer.Flush()
-}
-
-// cut shortens the longest column again and again until the table fits, but none below minColumn.
-func (p *Printer[T]) cut() {
-	const gap, minColumn = 2, 12
-	widths := make([]int, len(p.columns))
-	for i, column := range p.columns {
-		widths[i] = len(column.Name)
-		for _, row := range p.rows {
-			widths[i] = max(widths[i], len([]rune(row[i])))
-		}
-	}
-	for {
-		total, longest := 0, 0
-		for i, width := range widths {
-			total += width + gap
-			if width > widths[longest] {
-				longest = i
-			}
-		}
-		if total <= p.width || widths[longest] <= minColumn {
-			break
-		}
-		widths[longest]--
-	}
-	for _, row := range p.rows {
-		for i := range row {
-			row[i] = middle(row[i], widths[i])
-		}
-	}
-}
-
-// middle cuts the middle out of a text that is too long, because guids differ at both ends.
-func middle(text string, width int) string {
-	runes := []rune(text)
-	const dots = "..."
-	if len(runes) <= width || width <= len(dots) {
-		return text
-	}
-	head := (width - len(dots) + 1) / 2
-	tail := width - len(dots) - head
-	return string(runes[:head]) + dots + string(runes[len(runes)-tail:])
-}
-
-// printable keeps a cell on one line and a terminal from being told what to do.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, text)
+	return nil
 }
 
 // ErrClosed says that nobody reads the output any more, as when it was piped into head.
@@ -181,51 +217,4 @@ func (w Writer) Write(text []byte) (int, error) {
 		err = ErrClosed
 	}
 	return n, err
-}
-
-// Age is the time since a moment in nanoseconds since 1970, as people say it; empty for 0.
-func Age(since int64, now time.Time) string {
-	if since == 0 {
-		return ""
-	}
-	age := max(now.Sub(time.Unix(0, since)), 0)
-	switch {
-	case age < time.Minute:
-		return fmt.Sprintf("%ds", int(age.Seconds()))
-	case age < time.Hour:
-		return fmt.Sprintf("%dm%ds", int(age.Minutes()), int(age.Seconds())%60)
-	case age < 24*time.Hour:
-		return fmt.Sprintf("%dh%dm", int(age.Hours()), int(age.Minutes())%60)
-	default:
-		return fmt.Sprintf("%dd%dh", int(age.Hours())/24, int(age.Hours())%24)
-	}
-}
-
-// Mebibytes as people say them.
-func Mebibytes(mb int32) string {
-	if mb >= 1024 && mb%1024 == 0 {
-		return fmt.Sprintf("%d GiB", mb/1024)
-	}
-	return fmt.Sprintf("%d MiB", mb)
-}
-
-// Bytes as people say them, in powers of 1024.
-func Bytes(n uint64) string {
-	const step = 1024
-	if n < step {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n)/step, 0
-	for value >= step && unit < 3 {
-		value, unit = value/step, unit+1
-	}
-	return fmt.Sprintf("%.1f %s", value, [...]string{"KiB", "MiB", "GiB", "TiB"}[unit])
-}
-
-// Percent of a total; a total of nothing is a dash.
-func Percent(used, total int32) string {
-	if total <= 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%d%%", int64(used)*100/int64(total))
 }

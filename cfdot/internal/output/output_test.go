@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 	"pgregory.net/rapid"
 )
 
@@ -42,6 +44,9 @@ func TestParseFormat(t *testing.T) {
 		"a table in a pipe":             {"table", false, Table},
 		"a table that cuts nothing":     {"wide", true, Wide},
 		"a table in a pipe, cut or not": {"wide", false, Wide},
+		"documents of several lines":    {"yaml", true, YAML},
+		"names":                         {"name", true, Name},
+		"columns of one's own":          {"custom=A:.a,B:b[0].c", true, "custom=A:.a,B:b[0].c"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -50,8 +55,10 @@ func TestParseFormat(t *testing.T) {
 			require.Equal(t, test.want, got)
 		})
 	}
-	_, err := ParseFormat("xml", true)
-	require.ErrorContains(t, err, `"xml" is not an output format`)
+	for _, text := range []string{"xml", "custom", "custom=", "custom=A", "custom=A:", "custom=:a", "custom=A:a..b"} {
+		_, err := ParseFormat(text, true)
+		require.Error(t, err, text)
+	}
 }
 
 func TestPrinterWritesLinesAtOnce(t *testing.T) {
@@ -79,10 +86,10 @@ func TestPrinterTable(t *testing.T) {
 		"columns line up": {
 			Options{Format: Table},
 			[]pet{{"cat", 4, "black"}, short},
-			"NAME  LEGS  NOTE\ncat   ||||  black\nbird  ||    \n",
+			"NAME  LEGS  NOTE\ncat   ||||  black\nbird  ||\n",
 		},
 		"nothing has its headers all the same": {Options{Format: Table}, nil, "NAME  LEGS  NOTE\n"},
-		"no headers":                           {Options{Format: Table, NoHeaders: true}, []pet{short}, "bird  ||  \n"},
+		"no headers":                           {Options{Format: Table, NoHeaders: true}, []pet{short}, "bird  ||\n"},
 		"nothing and no headers":               {Options{Format: Table, NoHeaders: true}, nil, ""},
 		"not cut when there is no width": {
 			Options{Format: Table},
@@ -92,7 +99,7 @@ func TestPrinterTable(t *testing.T) {
 		"cut in the middle to the width of a terminal": {
 			Options{Format: Table, Width: 34},
 			[]pet{long},
-			"NAME                LEGS  NOTE\n12345678...4567890  ||||  a note\n",
+			"NAME                  LEGS  NOTE\n123456789...34567890  ||||  a note\n",
 		},
 		"not cut below what can be read": {
 			Options{Format: Table, Width: 5},
@@ -107,7 +114,7 @@ func TestPrinterTable(t *testing.T) {
 		"what would command the terminal is blanked": {
 			Options{Format: Table, NoHeaders: true},
 			[]pet{{"a\x1b[2Jb\tc\nd\x7f", 0, ""}},
-			"a [2Jb c d     \n",
+			"a [2Jb c d \n",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -123,6 +130,85 @@ func TestPrinterTable(t *testing.T) {
 			require.Equal(t, test.want, out.String())
 		})
 	}
+}
+
+// TestPrinterColumns shows numbers under each other, columns that only a wide table has, and colours around what is padded.
+func TestPrinterColumns(t *testing.T) {
+	t.Parallel()
+	columns := []Column[pet]{
+		{Name: "NAME", ID: true, Cell: func(p pet) string { return p.Name }},
+		{Name: "LEGS", ID: true, Right: true, Cell: func(p pet) string { return strconv.Itoa(p.Legs) }, Mood: func(legs string) Mood {
+			if legs == "3" {
+				return Bad
+			}
+			return Plain
+		}},
+		{Name: "NOTE", Wide: true, Cell: func(p pet) string { return p.Note }},
+	}
+	for name, test := range map[string]struct {
+		options Options
+		want    string
+	}{
+		"numbers":     {Options{Format: Table}, "NAME  LEGS\ncat      3\nmany   100\n"},
+		"wide":        {Options{Format: Wide}, "NAME  LEGS  NOTE\ncat      3  lame\nmany   100\n"},
+		"colours":     {Options{Format: Table, Color: true}, "NAME  LEGS\ncat      \x1b[31m3\x1b[0m\nmany   100\n"},
+		"names":       {Options{Format: Name}, "cat/3\nmany/100\n"},
+		"custom":      {Options{Format: "custom=N:.name,WHY:.note"}, "N     WHY\ncat   lame\nmany  -\n"},
+		"yaml":        {Options{Format: YAML}, "name: cat\nlegs: 3\nnote: lame\n---\nname: many\nlegs: 100\n"},
+		"json":        {Options{Format: JSON}, "{\"name\":\"cat\",\"legs\":3,\"note\":\"lame\"}\n{\"name\":\"many\",\"legs\":100}\n"},
+		"no headings": {Options{Format: "custom=N:.name", NoHeaders: true}, "cat\nmany\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var out bytes.Buffer
+			test.options.Out = &out
+			p := New(test.options, columns...)
+			require.NoError(t, errors.Join(p.Print(pet{"cat", 3, "lame"}), p.Print(pet{Name: "many", Legs: 100}), p.Close()))
+			require.Equal(t, test.want, out.String())
+		})
+	}
+}
+
+// TestPrinterYAMLIsTrue keeps texts texts, whatever they look like.
+func TestPrinterYAMLIsTrue(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		want := pet{Name: rapid.OneOf(rapid.SampledFrom([]string{"true", "1", "null", "~", "a: b", "- x", "1e3", "", "no", "2026-01-01"}), rapid.String()).Draw(t, "name"), Legs: rapid.Int().Draw(t, "legs")}
+		want.Name = strings.ToValidUTF8(want.Name, "")
+		var out bytes.Buffer
+		if err := New(Options{Format: YAML, Out: &out}, petColumns()...).Print(want); err != nil {
+			t.Fatal(err)
+		}
+		var got pet
+		if err := yaml.Unmarshal(out.Bytes(), &got); err != nil || got != want {
+			t.Fatalf("%q is not %+v but %+v: %v", out.String(), want, got, err)
+		}
+	})
+}
+
+// TestLongTablesAreNotHeld prints the rows after the first thousand as they come, in the columns of those.
+func TestLongTablesAreNotHeld(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	p := New(Options{Format: Table, Out: &out, Width: 40}, petColumns()...)
+	for range measured - 1 {
+		require.NoError(t, p.Print(pet{Name: "cat", Note: "black"}))
+	}
+	require.Empty(t, out.String())
+	require.NoError(t, p.Print(pet{Name: "cat", Note: "black"}))
+	require.Equal(t, measured+1, strings.Count(out.String(), "\n"))
+	out.Reset()
+	require.NoError(t, p.Print(pet{Name: "1234567890", Legs: 1, Note: "x"}))
+	require.Equal(t, "1234567890  |     x\n", out.String(), "what is longer than all before is not cut below what can be read")
+}
+
+// TestNarrowTablesLoseEmptyColumnsFirst, before anything is cut.
+func TestNarrowTablesLoseEmptyColumnsFirst(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	p := New(Options{Format: Table, Out: &out, Width: 12}, petColumns()...)
+	require.NoError(t, errors.Join(p.Print(pet{Name: "cat", Legs: 4}), p.Close()))
+	require.Equal(t, "NAME  LEGS\ncat   ||||\n", out.String())
 }
 
 // TestMiddle keeps both ends and never exceeds the width, in characters and not in bytes.
@@ -186,7 +272,7 @@ func TestAge(t *testing.T) {
 
 func TestUnits(t *testing.T) {
 	t.Parallel()
-	for mb, want := range map[int32]string{0: "0 MiB", 512: "512 MiB", 1024: "1 GiB", 1536: "1536 MiB", 16384: "16 GiB"} {
+	for mb, want := range map[int32]string{0: "0 MiB", 512: "512 MiB", 1024: "1 GiB", 1536: "1.5 GiB", 1300: "1300 MiB", 16384: "16 GiB"} {
 		require.Equal(t, want, Mebibytes(mb))
 	}
 	require.Equal(t, "-", Percent(1, 0))

@@ -79,6 +79,7 @@ type CellState struct {
 	Evacuating              bool                `json:"Evacuating"`
 	Healthy                 bool                `json:"Healthy"`
 	Reason                  string              `json:"Reason,omitempty"`
+	Restrictions            []string            `json:"Restrictions,omitempty"`
 	VolumeDrivers           []string            `json:"VolumeDrivers"`
 	PlacementTags           []string            `json:"PlacementTags"`
 	OptionalPlacementTags   []string            `json:"OptionalPlacementTags"`
@@ -125,7 +126,7 @@ func CellStateOf(s *repv1.StateResponse) CellState {
 		RepURL: "https://" + s.GetRepAddress(), CellID: s.GetCellId(), CellIndex: s.GetCellIndex(), RootFSProviders: map[string][]string{},
 		AvailableResources: resourcesOf(s.GetAvailableResources()), TotalResources: resourcesOf(s.GetTotalResources()),
 		LRPs: []CellLRP{}, Tasks: []CellTask{}, StartingContainerCount: s.GetStartingContainerCount(), Zone: s.GetZone(), Evacuating: s.GetEvacuating(),
-		Healthy: s.GetHealthy(), Reason: s.GetReason(), VolumeDrivers: notNil(s.GetVolumeDrivers()), PlacementTags: notNil(s.GetPlacementTags()),
+		Healthy: s.GetHealthy(), Reason: s.GetReason(), Restrictions: s.GetRestrictions(), VolumeDrivers: notNil(s.GetVolumeDrivers()), PlacementTags: notNil(s.GetPlacementTags()),
 		OptionalPlacementTags: notNil(s.GetOptionalPlacementTags()), ProxyMemoryAllocationMB: s.GetProxyMemoryAllocationMb(),
 	}
 	for _, provider := range s.GetRootfsProviders() {

@@ -12,6 +12,8 @@ type Event struct {
 	Revision uint64 `json:"revision,omitempty"`
 	At       int64  `json:"at,omitempty"`
 	TraceID  string `json:"trace_id,omitempty"`
+	// Record is the record of the event as it is after it, or was last.
+	Record any `json:"-"`
 }
 
 // changed is the data of a change of a record.
@@ -44,7 +46,26 @@ func changedInstanceOf(before, after ActualLRP) changedInstance {
 // EventOf shows an event. It returns false for one of a kind that it does not know.
 func EventOf(e *bbsv1.Event) (Event, bool) {
 	kind, data := content(e)
-	return Event{Type: kind, Data: data, TraceID: e.GetTraceId()}, kind != ""
+	return Event{Type: kind, Data: data, TraceID: e.GetTraceId(), Record: record(data)}, kind != ""
+}
+
+// record finds the one record in the data of an event.
+func record(data any) any {
+	switch d := data.(type) {
+	case changed[SchedulingInfo]:
+		return d.After
+	case changedInstance:
+		return d.After
+	case changed[Task]:
+		return d.After
+	case map[string]any:
+		for _, name := range []string{"desired_lrp", "actual_lrp", "task"} {
+			if r, ok := d[name]; ok {
+				return r
+			}
+		}
+	}
+	return data
 }
 
 func content(e *bbsv1.Event) (kind string, data any) {
