@@ -1,11 +1,13 @@
 package healthcheck
 
 import (
+	"context"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -69,4 +71,40 @@ func portOf(t *testing.T, address net.Addr) uint32 {
 	tcp, ok := address.(*net.TCPAddr)
 	require.True(t, ok)
 	return uint32(tcp.Port)
+}
+
+// TestProbesOfAStarvedMachine has the machine wake a probe up long after its timeout: a failure counts only if it came in time.
+func TestProbesOfAStarvedMachine(t *testing.T) {
+	t.Parallel()
+	const timeout = time.Second
+	for name, tc := range map[string]struct {
+		took     []time.Duration // of the attempts that time out, before one that succeeds
+		attempts int
+		fails    bool
+	}{
+		"an answer in time":                     {attempts: 1},
+		"a failure in time":                     {took: []time.Duration{timeout}, attempts: 1, fails: true},
+		"a failure that came late":              {took: []time.Duration{3 * timeout}, attempts: 2},
+		"a failure that came late, and another": {took: []time.Duration{3 * timeout, timeout}, attempts: 2, fails: true},
+		"nothing but late failures":             {took: []time.Duration{3 * timeout, 2 * timeout, 2 * timeout}, attempts: lateAttempts, fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				attempts := 0
+				probe := TCP(func(context.Context, string, string) (net.Conn, error) {
+					attempts++
+					if attempts <= len(tc.took) {
+						time.Sleep(tc.took[attempts-1]) //nolint:forbidigo // the clock of the bubble
+						return nil, context.DeadlineExceeded
+					}
+					client, server := net.Pipe()
+					return client, server.Close()
+				}, "10.0.0.1", 8080, timeout)
+				err := probe(t.Context())
+				require.Equal(t, tc.fails, err != nil, "%v", err)
+				require.Equal(t, tc.attempts, attempts)
+			})
+		})
+	}
 }

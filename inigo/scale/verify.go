@@ -28,12 +28,13 @@ type life struct{ cell, instance string }
 // verify holds the records of the BBS against what was desired and against the containers of every cell: none missing, none
 // doubled, none left over. Cells may take a while to delete containers.
 func (w *world) verify(ctx context.Context, step string, want int) error {
-	records, err := w.records(ctx, want)
-	if err != nil {
-		return err
-	}
 	var found []container
-	err = w.await(ctx, func(ctx context.Context) (any, error) {
+	err := w.await(ctx, func(ctx context.Context) (any, error) {
+		// The records are read each time: an instance may crash meanwhile, and be elsewhere then.
+		records, err := w.records(ctx, want)
+		if err != nil {
+			return nil, err
+		}
 		containers, err := w.containers(ctx)
 		if err != nil {
 			return nil, err
