@@ -322,10 +322,10 @@ func (n *node) issueProxyCredentials(record container.Record, pair identity.Pair
 // issueC2CCredentials gives the proxy what other containers see: a certificate with the host names of its internal routes, and
 // those with its index in front. Nothing else may write to its folder meanwhile.
 func (n *node) issueC2CCredentials(record container.Record) error {
-	if !record.Net.Proxied() || record.Result.Stopped {
+	c, start := n.client, time.Now()
+	if !record.Net.Proxied() || record.Result.Stopped || c.authority == nil {
 		return nil
 	}
-	c, start := n.client, time.Now()
 	subject := n.subject(record)
 	for _, route := range record.RunInfo.InternalRoutes {
 		subject.Hostnames = append(subject.Hostnames, route.Hostname)
@@ -357,8 +357,8 @@ func (n *node) renewC2CCredentials() error {
 func (n *node) spoilCredentials() {
 	n.rotating.Lock()
 	defer n.rotating.Unlock()
-	if !n.snapshot().HasContainer() {
-		return // it has ended meanwhile, and its folder may be gone
+	if !n.snapshot().HasContainer() || n.client.authority == nil {
+		return // it has ended meanwhile, and its folder may be gone; or this cell issues no certificates any more
 	}
 	pair, err := n.client.authority.Issue(identity.Subject{}, time.Now())
 	for _, folder := range []string{proxy.IdentityFolder, proxy.C2CFolder} {
