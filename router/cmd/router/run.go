@@ -35,6 +35,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return fmt.Errorf("loading certificates: %w", err)
 	}
+	source.Observe(tel)
 	accessLog, closeAccessLog, err := access.Open(cfg.AccessLog.File)
 	if err != nil {
 		return fmt.Errorf("setting up the access log: %w", err)
