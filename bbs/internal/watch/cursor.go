@@ -11,6 +11,11 @@ const (
 	chunk = 64
 	// archiveBytes is how much a cursor reads from the archive at once.
 	archiveBytes = 4 << 20
+	// A cursor that has caught up rests for so long for each event of its last batch, and at most maxRest. Large batches tell that many
+	// write at once; if then every batch woke every watcher, that would take as much of the processors as the writes. After its
+	// rest a cursor has several batches to return, which go to the client together.
+	restPerEvent = 500 * time.Microsecond
+	maxRest      = 10 * time.Millisecond
 )
 
 // Cursor is one reader's place in the log. It holds no events: a reader that stops reading costs
@@ -26,7 +31,12 @@ type Cursor struct {
 	// behind tells that the archive had to be asked last time.
 	behind bool
 	wake   chan struct{}
-	idle   *time.Timer
+	// wakes is how many calls of Log.Wake the reader was told of.
+	wakes uint64
+	idle  *time.Timer
+	// rested fires at the end of a rest, which begins when the cursor has caught up.
+	rested *time.Timer
+	rest   time.Duration
 }
 
 // Cursor returns a reader of what comes after a revision and passes the filter.
@@ -39,7 +49,7 @@ func (l *Log) Cursor(after uint64, filter Filter) (*Cursor, error) {
 	if after > l.newest {
 		return nil, ErrFuture.With("revision %d, the newest is %d", after, l.newest)
 	}
-	c := &Cursor{log: l, filter: filter, position: after, wake: make(chan struct{}, 1), idle: time.NewTimer(0)}
+	c := &Cursor{log: l, filter: filter, position: after, wake: make(chan struct{}, 1), wakes: l.wakes.Load(), idle: time.NewTimer(0), rested: time.NewTimer(0)}
 	if filter.CellID == "" {
 		l.any[c] = struct{}{}
 		return c, nil
@@ -54,6 +64,7 @@ func (l *Log) Cursor(after uint64, filter Filter) (*Cursor, error) {
 // Close ends the cursor.
 func (c *Cursor) Close() {
 	c.idle.Stop()
+	c.rested.Stop()
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
 	delete(c.log.any, c)
@@ -91,22 +102,50 @@ func (c *Cursor) Next(ctx context.Context, idle time.Duration) (*Batch, error) {
 		batch, caughtUp, err := c.scan(ctx)
 		switch {
 		case batch != nil || err != nil:
+			c.tire(batch)
 			return batch, err
 		case !caughtUp:
 			continue
 		case over:
 			return nil, nil //nolint:nilnil // idle
 		}
+		if c.rest > 0 {
+			if err := c.sleep(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		select {
 		case <-c.wake:
-			// Woken without a new batch: by Log.Wake.
-			over = c.position == c.log.Newest()
+			// By a new batch, which may have been returned already, or by Log.Wake.
+			if wakes := c.log.wakes.Load(); wakes != c.wakes {
+				c.wakes, over = wakes, true
+			}
 		case <-c.idle.C:
 			// A cursor of one cell is not woken by what concerns others: it has to look how far they are.
 			over = true
 		case <-ctx.Done():
 			return nil, fmt.Errorf("watching: %w", context.Cause(ctx))
 		}
+	}
+}
+
+// tire adds the rest that a batch asks for. A cursor of one cell needs none: it is woken by few batches.
+func (c *Cursor) tire(batch *Batch) {
+	if batch != nil && c.filter.CellID == "" {
+		c.rest = min(time.Duration(len(batch.Events))*restPerEvent, maxRest)
+	}
+}
+
+// sleep takes the rest.
+func (c *Cursor) sleep(ctx context.Context) error {
+	c.rested.Reset(c.rest)
+	c.rest = 0
+	select {
+	case <-c.rested.C:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("watching: %w", context.Cause(ctx))
 	}
 }
 

@@ -38,6 +38,7 @@ type Log struct {
 	cfg Config
 	// behind counts how often a cursor fell behind what memory holds.
 	behind atomic.Int64
+	wakes  atomic.Uint64 // calls of Wake
 
 	mu sync.RWMutex
 	// batches are contiguous; the last one has revision newest.
@@ -109,6 +110,7 @@ func (l *Log) wakeFor(b *Batch) {
 
 // Wake wakes all cursors, so that they notice that their context or their server has ended.
 func (l *Log) Wake() {
+	l.wakes.Add(1)
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	for c := range l.any {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -166,6 +167,45 @@ func TestCursorOfACellIsWokenByItOnly(t *testing.T) {
 	require.Equal(t, uint64(2), next.Revision)
 	c.Close()
 	require.Empty(t, l.byCell)
+}
+
+// Under load a watcher gets several batches at once, a moment later; what comes now and then it gets at once.
+func TestCursorRestsAfterManyEvents(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLog(Config{MaxBytes: 1 << 20, Archive: &archive{}})
+		c, err := l.Cursor(0, All())
+		require.NoError(t, err)
+		defer c.Close()
+		revision := uint64(0)
+		write := func(events int) {
+			revision++
+			b := batch(revision, "a")
+			for len(b.Events) < events {
+				b.Events = append(b.Events, b.Events[0])
+			}
+			l.Append(b)
+		}
+		next := func() time.Duration {
+			began := time.Now()
+			b, err := c.Next(t.Context(), time.Minute)
+			require.NoError(t, err)
+			require.NotNil(t, b)
+			return time.Since(began)
+		}
+		for range 3 {
+			write(1)
+			require.LessOrEqual(t, next(), restPerEvent, "one event rests hardly")
+		}
+		time.AfterFunc(time.Second, func() { write(1) })
+		require.Equal(t, time.Second, next(), "a cursor that waits is woken at once")
+
+		write(1000)
+		_ = next()
+		time.AfterFunc(time.Millisecond, func() { write(1000); write(1000) })
+		require.Equal(t, maxRest, next(), "there was a batch before, but no hurry")
+		require.Zero(t, next(), "the next one had come meanwhile")
+	})
 }
 
 func TestCursorEndsWithItsContext(t *testing.T) {
