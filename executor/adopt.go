@@ -21,6 +21,7 @@ const interruptedCreation = "failed to create container: the cell was restarted 
 func awaitEngine(ctx context.Context, cfg Config) error {
 	for first := true; ; first = false {
 		err := cfg.Engine.Ping(ctx)
+		cfg.Stall.note(err)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}

@@ -68,7 +68,9 @@ func (c *Client) watchEngine(ctx context.Context) error {
 func (c *Client) checkEngine(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.EngineCheckTimeout)
 	defer cancel()
-	return c.engine.Ping(ctx)
+	err := c.engine.Ping(ctx)
+	c.cfg.Stall.note(err)
+	return err
 }
 
 // Healthy says whether the engine passed its last check; the error tells why not.

@@ -68,6 +68,10 @@ type Client struct {
 		mu  sync.Mutex
 		err error
 	}
+	samples struct {
+		mu sync.Mutex
+		sampled
+	}
 	// suspicious asks for a full check of the engine, because a creation has failed.
 	suspicious atomic.Bool
 }
@@ -191,6 +195,9 @@ func (c *Client) Run(ctx context.Context) error {
 	group.Go(func() error { return c.reap(ctx) })
 	group.Go(func() error { return c.watchEngine(ctx) })
 	group.Go(func() error { return c.rotateCredentials(ctx) })
+	if !c.cfg.Ephemeral {
+		group.Go(func() error { return c.sample(ctx) })
+	}
 	if len(c.cfg.Volumes.DriverFolders) > 0 {
 		group.Go(func() error { return c.volumes.Run(ctx) })
 	}

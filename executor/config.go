@@ -26,6 +26,9 @@ type Config struct {
 	// Dial connects to addresses of containers for health checks; the default is the machine's own network.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error) `yaml:"-"`
 
+	// Stall is told how long the engine does not answer, also while Open waits for it; nil if nobody wants to know.
+	Stall *Stall `yaml:"-"`
+
 	// Ephemeral says that containers end with this process, as those of a simulated engine do. Then nothing of them is
 	// written to disk: there is no journal, because nothing could be adopted, and logs are discarded.
 	Ephemeral bool `yaml:"-"`
@@ -44,6 +47,9 @@ type Config struct {
 	DiskOverheadMB int `yaml:"disk_overhead_mb"`
 	// CacheSizeBytes bounds the cache of downloads on disk, also those in use. Default 10,000,000,000.
 	CacheSizeBytes int64 `yaml:"cache_size_bytes"`
+
+	// MetricsInterval is the pause between two samples of what containers use. Default 15 s.
+	MetricsInterval time.Duration `yaml:"container_metrics_interval"`
 
 	// CreatePool and DeletePool are how many containers are built and destroyed at a time. Default 32 each.
 	CreatePool int `yaml:"create_pool"`
@@ -138,6 +144,10 @@ func (h *Hook) Validate() error {
 func (c *Config) SetDefaults() {
 	def(&c.OwnerName, "executor")
 	def(&c.CacheSizeBytes, 10_000_000_000)
+	def(&c.MetricsInterval, 15*time.Second)
+	if c.Stall == nil {
+		c.Stall = &Stall{}
+	}
 	def(&c.CreatePool, 32)
 	def(&c.DeletePool, 32)
 	def(&c.ReadPool, 64)
@@ -215,6 +225,7 @@ func (c *Config) positive() []error {
 		value int64
 	}{
 		{"cache_size_bytes", c.CacheSizeBytes},
+		{"container_metrics_interval", int64(c.MetricsInterval)},
 		{"create_pool", int64(c.CreatePool)},
 		{"delete_pool", int64(c.DeletePool)},
 		{"read_pool", int64(c.ReadPool)},

@@ -3,6 +3,8 @@ package executor
 import (
 	"sync/atomic"
 	"time"
+
+	"diego.internal/executor/transfer"
 )
 
 // Figure is a counter of a client under the name that it is published with.
@@ -20,6 +22,9 @@ func Figures() []Figure {
 	seconds := func(name, help string, nanos func(*Counters) *atomic.Int64) Figure {
 		return Figure{Name: name, Help: help, Value: func(c *Client) float64 { return time.Duration(nanos(c.counters).Load()).Seconds() }}
 	}
+	transferSeconds := func(name, help string, nanos func(*transfer.Counters) *atomic.Int64) Figure {
+		return Figure{Name: name, Help: help, Value: func(c *Client) float64 { return time.Duration(nanos(c.transfers.Counters()).Load()).Seconds() }}
+	}
 	return []Figure{
 		count("containers_created_total", "Containers made.", func(c *Client) *atomic.Int64 { return &c.counters.Creations.Succeeded }),
 		seconds("container_creation_seconds_total", "Time taken by containers made.", func(c *Counters) *atomic.Int64 { return &c.Creations.SucceededNanos }),
@@ -35,6 +40,16 @@ func Figures() []Figure {
 		seconds("container_destruction_seconds_total", "Time taken by containers destroyed.", func(c *Counters) *atomic.Int64 { return &c.Destructions.SucceededNanos }),
 		count("container_destructions_failed_total", "Attempts to destroy a container that failed.", func(c *Client) *atomic.Int64 { return &c.counters.Destructions.Failed }),
 		seconds("container_destruction_failed_seconds_total", "Time taken by attempts to destroy a container that failed.", func(c *Counters) *atomic.Int64 { return &c.Destructions.FailedNanos }),
+		count("tcp_liveness_checks_failed_total", "Containers that ended because a check by TCP failed after it had passed.", func(c *Client) *atomic.Int64 { return &c.counters.LivenessTCPFailed }),
+		count("http_liveness_checks_failed_total", "Containers that ended because a check by HTTP failed after it had passed.", func(c *Client) *atomic.Int64 { return &c.counters.LivenessHTTPFailed }),
+		count("downloads_total", "Downloads that were received in full.", func(c *Client) *atomic.Int64 { return &c.transfers.Counters().Downloads }),
+		transferSeconds("download_seconds_total", "Time taken by downloads that were received in full.", func(c *transfer.Counters) *atomic.Int64 { return &c.DownloadNanos }),
+		count("download_bytes_total", "Bytes received.", func(c *Client) *atomic.Int64 { return &c.transfers.Counters().DownloadBytes }),
+		count("downloads_not_modified_total", "Downloads that the cache had already.", func(c *Client) *atomic.Int64 { return &c.transfers.Counters().DownloadsNotModified }),
+		count("downloads_failed_total", "Downloads that failed after all attempts.", func(c *Client) *atomic.Int64 { return &c.transfers.Counters().DownloadsFailed }),
+		count("uploads_total", "Uploads that were taken.", func(c *Client) *atomic.Int64 { return &c.transfers.Counters().Uploads }),
+		transferSeconds("upload_seconds_total", "Time taken by uploads that were taken.", func(c *transfer.Counters) *atomic.Int64 { return &c.UploadNanos }),
+		count("uploads_failed_total", "Uploads that failed after all attempts.", func(c *Client) *atomic.Int64 { return &c.transfers.Counters().UploadsFailed }),
 		count("engine_checks_failed_total", "Checks of the container engine that failed.", func(c *Client) *atomic.Int64 { return &c.counters.EngineChecksFailed }),
 		count("instance_credentials_created_total", "Certificates issued to containers, rotations included.", func(c *Client) *atomic.Int64 { return &c.counters.Credentials.Succeeded }),
 		seconds("instance_credential_creation_seconds_total", "Time taken by certificates issued.", func(c *Counters) *atomic.Int64 { return &c.Credentials.SucceededNanos }),

@@ -162,6 +162,29 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+// Containers that a check ends are counted by what it asks; those that never became healthy are not.
+func TestLivenessFailuresAreCounted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		network := &ports{start: time.Now(), open: map[string][2]time.Duration{"8080": {0, 10 * time.Second}}}
+		c := newCell(t, nil)
+		c.cfg.Dial = network.dial
+		c.open()
+		defer c.stop()
+		tcp := func(port uint32) *CheckDefinition {
+			return &CheckDefinition{Checks: []Check{{TCP: &TCPCheck{Port: port}}}}
+		}
+		c.run("was-healthy", RunInfo{Action: new(process("/app", "APP")), CheckDefinition: tcp(8080)})
+		c.run("never-healthy", RunInfo{Action: new(process("/app", "APP")), CheckDefinition: tcp(9090), StartTimeout: time.Second})
+		time.Sleep(time.Minute) //nolint:forbidigo // the clock of the bubble
+		synctest.Wait()
+		require.Contains(t, c.get("was-healthy").Result.FailureReason, "Instance became unhealthy: Liveness check unsuccessful: failed to make TCP connection")
+		require.Contains(t, c.get("never-healthy").Result.FailureReason, "Instance never healthy")
+		require.Equal(t, int64(1), c.client.Counters().LivenessTCPFailed.Load())
+		require.Zero(t, c.client.Counters().LivenessHTTPFailed.Load())
+	})
+}
+
 func TestReadinessChangesRoutable(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -25,6 +25,9 @@ type Counters struct {
 	Completed atomic.Int64
 	// EngineChecksFailed counts bad answers of the engine.
 	EngineChecksFailed atomic.Int64
+	// LivenessTCPFailed and LivenessHTTPFailed count containers that ended because a check by TCP or HTTP failed after it had
+	// passed (TCPLivenessChecksFailedCount, HTTPLivenessChecksFailedCount).
+	LivenessTCPFailed, LivenessHTTPFailed atomic.Int64
 	// Steps are counted by the steps themselves.
 	Steps step.Counters
 }
@@ -94,7 +97,7 @@ func (c *Client) GetBulkMetrics(ctx context.Context) (map[string]Metrics, error)
 			LogRateExceeded:    exceeded,
 			LogLinesDropped:    dropped,
 			Tags:               maps.Clone(n.sink.Tags()),
-		}
+		}.with(c.meter(n.guid))
 	}
 	return result, nil
 }

@@ -134,7 +134,7 @@ func (n *node) noted(setup step.Step) step.Step {
 // healthWatch is nil when nothing says how to know health; then the container runs as soon as its action does. Own says that
 // the workload itself asks to be watched, and not only the cell because of its proxy.
 func (n *node) healthWatch(env *step.Env, info *container.RunInfo, proxied []healthcheck.Check, wasRunning bool) (watch step.Watch, own bool) {
-	monitor := healthcheck.Monitor{Resumed: wasRunning, Timing: n.checkTiming(info)}
+	monitor := healthcheck.Monitor{Resumed: wasRunning, Timing: n.checkTiming(info), Unhealthy: n.client.countLiveness}
 	healthy := pick(info.HealthTiming.HealthyInterval, n.client.cfg.HealthyInterval)
 	switch {
 	case info.CheckDefinition != nil:
@@ -166,6 +166,17 @@ func (n *node) healthWatch(env *step.Env, info *container.RunInfo, proxied []hea
 		}
 		return monitor.Watch(ctx, ready, failed)
 	}, own
+}
+
+// countLiveness counts a container that became unhealthy by what its check asks.
+func (c *Client) countLiveness(err error) {
+	switch healthcheck.KindOf(err) {
+	case healthcheck.KindTCP:
+		c.counters.LivenessTCPFailed.Add(1)
+	case healthcheck.KindHTTP:
+		c.counters.LivenessHTTPFailed.Add(1)
+	case healthcheck.KindOther:
+	}
 }
 
 // checkTiming is the cell's, save where the workload has its own. Quick first attempts are the cell's idea: a workload that

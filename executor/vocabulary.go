@@ -140,9 +140,16 @@ type Metrics struct {
 	// CPUEntitlement is what the container was entitled to use of the processors since it was created.
 	CPUEntitlement time.Duration
 	ContainerAge   time.Duration
-	PidCount       uint64
-	RxBytes        uint64
-	TxBytes        uint64
+	// CPUPercent is of one core and CPUEntitlementPercent of the entitlement, 100 being all of it, between the last two
+	// samples that this process took; 0 before there are two.
+	CPUPercent            float64
+	CPUEntitlementPercent float64
+	// SpikeStart and SpikeEnd are those of the latest time of more than the entitlement; SpikeEnd is zero while it goes on,
+	// both are if there was none.
+	SpikeStart, SpikeEnd time.Time
+	PidCount             uint64
+	RxBytes              uint64
+	TxBytes              uint64
 	// LogRate is in bytes per second over the last seconds; LogRateLimit -1 means unlimited.
 	LogRate      float64
 	LogRateLimit int64

@@ -172,7 +172,7 @@ func TestRealVolumes(t *testing.T) {
 	m := newMachine(t)
 	driver := volumetest.New(t, true)
 	for folder := driver.Folder("data"); folder != os.TempDir(); folder = filepath.Dir(folder) {
-		if os.Chmod(folder, 0o711) == nil { //nolint:gosec // users of containers pass
+		if os.Chmod(folder, 0o711) == nil { // users of containers pass
 			continue
 		}
 	}

@@ -112,7 +112,7 @@ func (c *Cache) loadIndex() {
 		return
 	}
 	for _, e := range saved.Entries {
-		if filepath.Base(e.Name) != e.Name || !c.whole(e) {
+		if !validName(e.Name) || c.versions[e.Name] != nil || !c.whole(e) {
 			continue
 		}
 		v := &version{
@@ -131,10 +131,18 @@ func (c *Cache) loadIndex() {
 	}
 }
 
+// validName says whether a name can be that of a file in a folder of ours: no path, and neither the folder nor its parent.
+func validName(name string) bool {
+	return name != "." && name != ".." && name != string(filepath.Separator) && filepath.Base(name) == name
+}
+
+// maxSize is more than any disk has; sums of sizes below it do not overflow.
+const maxSize = 1 << 50
+
 // whole compares an entry with the disk as far as that is cheap. Entries appear under their names only when complete.
 func (c *Cache) whole(e indexEntry) bool {
 	info, err := os.Lstat(c.path(e.Name))
-	if err != nil || e.Size < 0 {
+	if err != nil || e.Size < 0 || e.Size > maxSize {
 		return false
 	}
 	if e.Form == formFolder {

@@ -61,6 +61,8 @@ type Monitor struct {
 	Timing Timing
 	Texts  Texts
 	Report Reporter
+	// Unhealthy, if set, is called with the failure of a check that had passed before; see KindOf.
+	Unhealthy func(err error)
 	// Resumed says that the container was healthy before this process started: only the watch goes on.
 	Resumed bool
 }
@@ -75,6 +77,9 @@ func (m Monitor) Watch(ctx context.Context, ready func(), failed func(error)) (s
 			m.Report.Transition(true, "Container became healthy")
 			ready()
 			return true
+		}
+		if m.Unhealthy != nil {
+			m.Unhealthy(err)
 		}
 		text := m.Texts.Liveness + err.Error()
 		m.Report.Failure(text)

@@ -18,6 +18,32 @@ import (
 // Probe asks once. Nil means healthy; the text of an error is what the user is shown. It returns soon after ctx ends.
 type Probe func(ctx context.Context) error
 
+// Kind of a probe.
+type Kind int
+
+// The kinds. Other is for probes that are not made by this package.
+const (
+	KindOther Kind = iota
+	KindTCP
+	KindHTTP
+)
+
+// probeError is the failure of a probe of this package.
+type probeError struct {
+	kind Kind
+	text string
+}
+
+func (e *probeError) Error() string { return e.text }
+
+// KindOf says what kind of probe failed with err.
+func KindOf(err error) Kind {
+	if failed, ok := errors.AsType[*probeError](err); ok {
+		return failed.kind
+	}
+	return KindOther
+}
+
 // Dialer connects to an address of a container.
 type Dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -27,7 +53,7 @@ func TCP(dial Dialer, host string, port uint32, timeout time.Duration) Probe {
 	return patient(timeout, func(ctx context.Context) error {
 		conn, err := dial(ctx, "tcp", address)
 		if err != nil {
-			return fmt.Errorf("failed to make TCP connection to %s: %s", address, reason(err, timeout))
+			return &probeError{kind: KindTCP, text: fmt.Sprintf("failed to make TCP connection to %s: %s", address, reason(err, timeout))}
 		}
 		_ = conn.Close() // it was opened, which is all we asked
 		return nil
@@ -78,7 +104,7 @@ func (h *HTTP) Probe(host string, port uint32, path string, timeout time.Duratio
 	}
 	return patient(timeout, func(ctx context.Context) error {
 		if err := h.get(ctx, net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10)), path, timeout); err != nil {
-			return fmt.Errorf("failed to make HTTP request to '%s' on port %d: %w", path, port, err)
+			return &probeError{kind: KindHTTP, text: fmt.Sprintf("failed to make HTTP request to '%s' on port %d: %v", path, port, err)}
 		}
 		return nil
 	})

@@ -2,16 +2,23 @@ package healthcheck
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 )
+
+type probeCase struct {
+	probe Probe
+	want  string
+}
 
 func TestProbes(t *testing.T) {
 	t.Parallel()
@@ -39,10 +46,7 @@ func TestProbes(t *testing.T) {
 	dial := (&net.Dialer{}).DialContext
 	web := NewHTTP(dial)
 	refused := "127.0.0.1:" + strconv.Itoa(int(closed))
-	tests := map[string]struct {
-		probe Probe
-		want  string
-	}{
+	tests := map[string]probeCase{
 		"tcp to an open port":      {probe: TCP(dial, "127.0.0.1", open, time.Second)},
 		"tcp to a closed port":     {probe: TCP(dial, "127.0.0.1", closed, time.Second), want: "failed to make TCP connection to " + refused + ": connection refused"},
 		"http 200":                 {probe: web.Probe("127.0.0.1", open, "", time.Second)},
@@ -62,8 +66,16 @@ func TestProbes(t *testing.T) {
 				return
 			}
 			require.ErrorContains(t, err, tc.want)
+			require.Equal(t, tc.kind(), KindOf(fmt.Errorf("wrapped: %w", err)))
 		})
 	}
+}
+
+func (c probeCase) kind() Kind {
+	if strings.Contains(c.want, "TCP") {
+		return KindTCP
+	}
+	return KindHTTP
 }
 
 func portOf(t *testing.T, address net.Addr) uint32 {

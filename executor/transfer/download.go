@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -79,7 +80,18 @@ type Client struct {
 	sender    *http.Client
 	downloads chan struct{}
 	uploads   chan struct{}
+	counters  Counters
 }
+
+// Counters of a client. They only grow; times are in nanoseconds and do not count waiting for a slot.
+type Counters struct {
+	Downloads, DownloadNanos, DownloadBytes atomic.Int64
+	DownloadsNotModified, DownloadsFailed   atomic.Int64
+	Uploads, UploadNanos, UploadsFailed     atomic.Int64
+}
+
+// Counters of this client; its fields may be read at any time.
+func (c *Client) Counters() *Counters { return &c.counters }
 
 // New returns a client.
 func New(cfg Config) *Client {
@@ -119,6 +131,22 @@ func (c *Client) Download(ctx context.Context, source Source) (*Archive, error) 
 		return nil, err
 	}
 	defer release(c.downloads)
+	start := time.Now()
+	archive, err := c.download(ctx, source)
+	switch {
+	case err == nil:
+		c.counters.Downloads.Add(1)
+		c.counters.DownloadNanos.Add(int64(time.Since(start)))
+		c.counters.DownloadBytes.Add(archive.Size)
+	case errors.Is(err, ErrNotModified):
+		c.counters.DownloadsNotModified.Add(1)
+	case ctx.Err() == nil: // one that was called off has not failed
+		c.counters.DownloadsFailed.Add(1)
+	}
+	return archive, err
+}
+
+func (c *Client) download(ctx context.Context, source Source) (*Archive, error) {
 	var failed error
 	for n := range attempts {
 		if n > 0 {

@@ -165,6 +165,46 @@ func TestDownloadRetries(t *testing.T) {
 	require.Equal(t, int64(2), calls.Load())
 }
 
+func TestTransfersAreCounted(t *testing.T) {
+	t.Parallel()
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodPost && r.URL.Path == "/good":
+		case r.Header.Get("If-None-Match") != "":
+			w.WriteHeader(http.StatusNotModified)
+		case r.Method == http.MethodGet:
+			_, _ = w.Write([]byte("12345"))
+		default:
+			w.WriteHeader(http.StatusInsufficientStorage)
+		}
+	})
+	c := client(t, 1000)
+	archive, err := c.Download(t.Context(), Source{URL: url})
+	require.NoError(t, err)
+	require.NoError(t, archive.Remove())
+	_, err = c.Download(t.Context(), Source{URL: url, Known: Validators{ETag: "a"}})
+	require.ErrorIs(t, err, ErrNotModified)
+	_, err = c.Download(t.Context(), Source{URL: url, ChecksumAlgorithm: "md5", ChecksumValue: "00000000000000000000000000000000"})
+	require.Error(t, err)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = c.Download(gone, Source{URL: url})
+	require.Error(t, err)
+	open := func(context.Context) (io.ReadCloser, error) {
+		return io.NopCloser(bytes.NewReader(tarOf(t, file{name: "a", content: "b"}))), nil
+	}
+	_, err = c.Upload(t.Context(), url+"/good", open)
+	require.NoError(t, err)
+	_, err = c.Upload(t.Context(), url+"/good", func(context.Context) (io.ReadCloser, error) { return nil, io.ErrUnexpectedEOF })
+	require.Error(t, err)
+	got := c.Counters()
+	require.Equal(t, []int64{1, 5, 1, 1, 1, 1}, []int64{
+		got.Downloads.Load(), got.DownloadBytes.Load(), got.DownloadsNotModified.Load(), got.DownloadsFailed.Load(), got.Uploads.Load(), got.UploadsFailed.Load(),
+	}, "what was called off is neither")
+	require.Positive(t, got.DownloadNanos.Load())
+	require.Positive(t, got.UploadNanos.Load())
+}
+
 func TestDownloadEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	arrived := make(chan struct{})

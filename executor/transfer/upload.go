@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"time"
 )
 
 const uploadAttempts = 3
@@ -38,6 +39,19 @@ func (c *Client) Upload(ctx context.Context, to string, open func(context.Contex
 		return 0, err
 	}
 	defer release(c.uploads)
+	start := time.Now()
+	size, err := c.upload(ctx, target, open)
+	switch {
+	case err == nil:
+		c.counters.Uploads.Add(1)
+		c.counters.UploadNanos.Add(int64(time.Since(start)))
+	case ctx.Err() == nil:
+		c.counters.UploadsFailed.Add(1)
+	}
+	return size, err
+}
+
+func (c *Client) upload(ctx context.Context, target *url.URL, open func(context.Context) (io.ReadCloser, error)) (int64, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, requestTimeout, errors.New("upload took more than 10 minutes"))
 	defer cancel()
 

@@ -44,14 +44,14 @@ type Driver struct {
 }
 
 // New starts a driver. With bind it makes bind mounts, which needs root; else a mount point is the folder of the volume.
-func New(t testing.TB, bind bool) *Driver {
-	t.Helper()
-	root := t.TempDir()
+func New(tb testing.TB, bind bool) *Driver {
+	tb.Helper()
+	root := tb.TempDir()
 	d := &Driver{
-		t: t, volumes: filepath.Join(root, "volumes"), mounts: filepath.Join(root, "mounts"), bind: bind,
+		t: tb, volumes: filepath.Join(root, "volumes"), mounts: filepath.Join(root, "mounts"), bind: bind,
 		refuse: map[string]string{}, options: map[string]map[string]any{}, users: map[string]int{},
 	}
-	t.Cleanup(d.unmountAll) // before the folder is removed
+	tb.Cleanup(d.unmountAll) // before the folder is removed
 	d.Start("")
 	return d
 }
@@ -173,10 +173,10 @@ func (d *Driver) answerLocked(path string, q request) map[string]any {
 		return map[string]any{"Implements": []string{"VolumeDriver"}}
 	case Create:
 		d.options[q.Name] = q.Opts
-		if err := os.MkdirAll(d.Folder(q.Name), 0o755); err != nil { //nolint:gosec // as below
+		if err := os.MkdirAll(d.Folder(q.Name), 0o755); err != nil {
 			return failure(err)
 		}
-		return failure(os.Chmod(d.Folder(q.Name), 0o777)) //nolint:gosec // users of containers write there
+		return failure(os.Chmod(d.Folder(q.Name), 0o777))
 	case Mount:
 		return d.mountLocked(q.Name)
 	case Unmount:
@@ -215,7 +215,7 @@ func (d *Driver) mountLocked(volume string) map[string]any {
 	}
 	at := d.mountPoint(volume)
 	if d.bind && d.users[volume] == 0 {
-		err := os.MkdirAll(at, 0o755) //nolint:gosec // passed by users of containers
+		err := os.MkdirAll(at, 0o755)
 		if err == nil {
 			err = unix.Mount(d.Folder(volume), at, "", unix.MS_BIND, "")
 		}

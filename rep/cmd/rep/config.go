@@ -31,6 +31,8 @@ type Config struct {
 	Reconcile cell.ReconcileConfig `yaml:"reconcile"`
 	// Evacuation times the emptying of the cell.
 	Evacuation cell.EvacuationConfig `yaml:"evacuation"`
+	// Metrics says which metrics of containers are published.
+	Metrics cell.MetricsConfig `yaml:"metrics"`
 	// Executor and Garden run the containers.
 	Executor executor.Config   `yaml:"executor"`
 	Garden   containerd.Config `yaml:"garden"`

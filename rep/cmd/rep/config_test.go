@@ -45,6 +45,9 @@ func TestConfigDefaults(t *testing.T) {
 	require.Equal(t, 5*time.Second, cfg.Presence.TTL)
 	require.Equal(t, 30*time.Second, cfg.Reconcile.Interval)
 	require.Equal(t, 10*time.Minute, cfg.Evacuation.Timeout)
+	require.Equal(t, []string{"docker"}, cfg.Cell.RootFSProviders)
+	require.Equal(t, []string{"container_cpu_entitlement_percent"}, cfg.Metrics.ExcludeContainer)
+	require.Equal(t, 15*time.Second, cfg.Executor.MetricsInterval)
 	require.Equal(t, 10*time.Second, cfg.Evacuation.Interval)
 	require.Equal(t, 10*time.Second, cfg.Executor.GraceTime, "the executor's section has the executor's defaults")
 	_, err = load(t, whole, "-check")
@@ -55,13 +58,13 @@ func TestConfigDefaults(t *testing.T) {
 func TestConfigNamesEveryMistake(t *testing.T) {
 	t.Parallel()
 	text := strings.NewReplacer(
-		"id: cell-1, zone: z1", `id: "cell 1", index: -1, max_starting: -2, address: nowhere, colour: red`,
-		"state_dir: /var/vcap/executor", "state_dir: here, grace_time: 1s",
-	).Replace(whole) + "presence: {ttl: 1s}\nreconcile: {interval: -1s, width: 0}\nevacuation: {timeout: 0s}\n"
+		"id: cell-1, zone: z1", `id: "cell 1", rootfs_providers: [oci], index: -1, max_starting: -2, address: nowhere, colour: red`,
+		"state_dir: /var/vcap/executor", "state_dir: here, grace_time: 1s, volumes: {driver_folders: [there], timeout: -1s}",
+	).Replace(whole) + "presence: {ttl: 1s}\nreconcile: {interval: -1s, width: 0}\nevacuation: {timeout: 0s}\nmetrics: {exclude_container: [container_color]}\n"
 	_, err := load(t, text)
 	require.ErrorContains(t, err, "colour")
 	_, err = load(t, strings.Replace(text, ", colour: red", "", 1))
-	for _, want := range []string{"id:", "zone", "index", "max_starting", "address", "state_dir", "grace_time", "ttl", "interval", "width", "timeout"} {
+	for _, want := range []string{"id:", "zone", "index", "max_starting", "address", "state_dir", "grace_time", `driver_folders: "there"`, "interval and timeout must be positive", `have "oci"`, "container_color", "ttl", "interval", "width", "timeout"} {
 		require.ErrorContains(t, err, want)
 	}
 }

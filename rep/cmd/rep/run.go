@@ -43,7 +43,25 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("loading certificates: %w", err)
 	}
 
-	engine, err := openEngine(ctx, &cfg, tel.Log)
+	// The debug listener answers from here on: somebody may want to know why the cell does not start.
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return tel.Run(ctx) })
+	if err := runCell(ctx, &cfg, source, tel); err != nil && !errors.Is(err, cell.ErrEvacuated) {
+		end()
+		return errors.Join(err, group.Wait())
+	}
+	end()
+	return group.Wait()
+}
+
+// runCell opens the cell, which takes as long as the container engine takes to answer, and runs it until ctx ends or it is
+// evacuated.
+func runCell(ctx context.Context, cfg *Config, source *mtls.Source, tel *telemetry.Telemetry) error {
+	cfg.Executor.Stall = &executor.Stall{}
+	cell.AwaitEngine(tel, cfg.Executor.Stall)
+	engine, err := openEngine(ctx, cfg, tel.Log)
 	if err != nil {
 		return err
 	}
@@ -70,18 +88,15 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	cell.ShowMetrics(tel.Registry, func() []*cell.Cell { return []*cell.Cell{self} })
+	cell.ShowContainers(tel.Registry, self, cfg.Metrics.ExcludeContainer)
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return source.Run(ctx) })
-	group.Go(func() error { return tel.Run(ctx) })
 	group.Go(func() error { return evacuateOnSignal(ctx, self) })
 	group.Go(func() error { return self.Run(ctx) })
 	//nolint:contextcheck // one log line
 	tel.Started(slog.String("cell_id", cfg.Cell.ID), slog.String("zone", cfg.Cell.Zone), slog.String("grpc", self.Addr()))
-	if err := group.Wait(); err != nil && !errors.Is(err, cell.ErrEvacuated) {
-		return err
-	}
-	return nil
+	return group.Wait()
 }
 
 // evacuateOnSignal empties the cell when SIGUSR1 comes.

@@ -485,17 +485,9 @@ func TestContainerMetrics(t *testing.T) {
 	require.Empty(t, cmp.Diff(lrpKey(), sample.GetKey(), protocmp.Transform()))
 	require.Equal(t, uint64(7), sample.GetMemoryBytes())
 	require.Equal(t, time.Millisecond, sample.GetCpuUsage().AsDuration())
-}
-
-func TestUsageIsMeasuredBetweenSamples(t *testing.T) {
-	t.Parallel()
-	var u usage
-	require.InDelta(t, 50, u.percent("a", time.Second, 2*time.Second), 0.01, "the first sample is since the creation")
-	require.InDelta(t, 200, u.percent("a", 3*time.Second, 3*time.Second), 0.01)
-	require.Zero(t, u.percent("a", 3*time.Second, 3*time.Second), "no time has passed")
-	require.Zero(t, u.percent("a", time.Second, 4*time.Second), "a container that began again")
-	u.keep(map[string]executor.Metrics{})
-	require.Empty(t, u.last)
+	require.Equal(t, int64(-1), sample.GetLogRateLimitBytesPerSecond())
+	require.Nil(t, sample.GetSpikeStart(), "it never had a spike")
+	require.Zero(t, sample.GetCpuPercent(), "there are no two samples yet")
 }
 
 // follow reads the lines of the application to the end of the stream.

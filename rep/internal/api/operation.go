@@ -3,12 +3,10 @@ package api
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"diego.internal/executor"
@@ -32,8 +30,6 @@ type Operation struct {
 	Stopping <-chan struct{}
 	// Forget deletes all containers of a simulated cell; nil for a real one.
 	Forget func(ctx context.Context) error
-
-	usage usage
 }
 
 // Evacuate implements repv1.OperationServer.
@@ -88,22 +84,7 @@ func (o *Operation) ContainerMetrics(ctx context.Context, _ *repv1.ContainerMetr
 		if !ok {
 			continue
 		}
-		sample := &repv1.ContainerMetrics{
-			ContainerGuid:    c.GUID,
-			TaskGuid:         c.Tags[translate.TagTaskGUID],
-			CpuPercent:       o.usage.percent(c.GUID, m.CPUUsage, m.ContainerAge),
-			MemoryBytes:      m.MemoryUsageInBytes,
-			MemoryQuotaBytes: m.MemoryLimitInBytes,
-			DiskBytes:        m.DiskUsageInBytes,
-			DiskQuotaBytes:   m.DiskLimitInBytes,
-			CpuUsage:         durationpb.New(m.CPUUsage),
-			Age:              durationpb.New(m.ContainerAge),
-			RxBytes:          m.RxBytes,
-			TxBytes:          m.TxBytes,
-			Pids:             m.PidCount,
-
-			LogRateBytesPerSecond: uint64(max(m.LogRate, 0)),
-		}
+		sample := translate.MetricsMessage(c, m)
 		if c.Tags[translate.TagLifecycle] == translate.LifecycleLRP {
 			if sample.Key, _, err = translate.LRPOf(c, ""); err != nil {
 				return nil, err
@@ -111,40 +92,5 @@ func (o *Operation) ContainerMetrics(ctx context.Context, _ *repv1.ContainerMetr
 		}
 		out.Containers = append(out.Containers, sample)
 	}
-	o.usage.keep(metrics)
 	return out, nil
-}
-
-// usage remembers the last sample of each container, because a percentage needs two.
-type usage struct {
-	mu   sync.Mutex
-	last map[string]cpuSample // guarded by mu
-}
-
-type cpuSample struct{ used, age time.Duration }
-
-// percent of one core since the last sample; since the creation at the first.
-func (u *usage) percent(guid string, used, age time.Duration) float64 {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.last == nil {
-		u.last = map[string]cpuSample{}
-	}
-	before := u.last[guid]
-	u.last[guid] = cpuSample{used: used, age: age}
-	if age <= before.age || used < before.used {
-		return 0
-	}
-	return float64(used-before.used) * 100 / float64(age-before.age)
-}
-
-// keep forgets the containers that have no metrics any more.
-func (u *usage) keep(present map[string]executor.Metrics) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for guid := range u.last {
-		if _, ok := present[guid]; !ok {
-			delete(u.last, guid)
-		}
-	}
 }

@@ -17,6 +17,7 @@ func ShowMetrics(registry prometheus.Registerer, list func() []*Cell) {
 	s.containers()
 	s.lifecycle()
 	s.evacuation()
+	registry.MustRegister(volumeCollector{list: list})
 }
 
 // roundDuration is one for all cells of a process, which share a registry.
@@ -98,12 +99,32 @@ func (s sums) containers() {
 	s.gauge("cell_engine_restrictions", "What the container engine has to do without on this machine: user namespaces, limits of disk.", func(c *Cell) float64 {
 		return float64(len(c.exec.Restrictions()))
 	})
-	s.gauge("cell_unhealthy", "1 while the container engine fails its check.", func(c *Cell) float64 {
-		if healthy, _ := c.exec.Healthy(); healthy {
-			return 0
+	s.gauge("garden_health_check_failed", "1 while the newest check of the container engine has failed.", unhealthy)
+	s.gauge("container_usage_memory_mebibytes", "Memory that containers used at the last sample; -1 if it cannot be read.", used(func(m executor.Metrics) uint64 { return m.MemoryUsageInBytes }))
+	s.gauge("container_usage_disk_mebibytes", "Disk that containers used at the last sample; -1 if it cannot be read.", used(func(m executor.Metrics) uint64 { return m.DiskUsageInBytes }))
+	s.gauge("cell_unhealthy", "1 while the container engine fails its check.", unhealthy)
+}
+
+func unhealthy(c *Cell) float64 {
+	if healthy, _ := c.exec.Healthy(); healthy {
+		return 0
+	}
+	return 1
+}
+
+// used adds up what all containers of a cell use.
+func used(value func(executor.Metrics) uint64) func(*Cell) float64 {
+	return func(c *Cell) float64 {
+		samples, _, err := c.exec.Samples()
+		if err != nil {
+			return -1
 		}
-		return 1
-	})
+		var sum uint64
+		for _, m := range samples {
+			sum += value(m)
+		}
+		return float64(sum) / (1 << 20)
+	}
 }
 
 // lifecycle publishes what the executors count.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"time"
 
 	"diego.internal/locket/lockclient"
@@ -82,6 +83,28 @@ func (c *PresenceConfig) Validate() error {
 	}
 	if err := c.Backend.Validate(); err != nil {
 		problems = append(problems, fmt.Errorf("backend: %w", err))
+	}
+	return errors.Join(problems...)
+}
+
+// MetricsConfig is the section metrics.
+type MetricsConfig struct {
+	// ExcludeContainer names metrics of containers that are not published. Default [container_cpu_entitlement_percent].
+	ExcludeContainer []string `yaml:"exclude_container"`
+}
+
+// SetDefaults fills what the file may leave out.
+func (c *MetricsConfig) SetDefaults() {
+	c.ExcludeContainer = []string{"container_cpu_entitlement_percent"}
+}
+
+// Validate refuses names that nothing has, which would be misspelt.
+func (c *MetricsConfig) Validate() error {
+	var problems []error
+	for _, name := range c.ExcludeContainer {
+		if !slices.ContainsFunc(containerMetrics(), func(m containerMetric) bool { return m.name == name }) {
+			problems = append(problems, fmt.Errorf("exclude_container: there is no metric %q", name))
+		}
 	}
 	return errors.Join(problems...)
 }
