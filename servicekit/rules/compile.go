@@ -5,19 +5,23 @@ import (
 	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/dynamicpb"
 )
 
 // compiler makes plans of messages and of all that they can hold, which may be messages of the same kind again.
 type compiler struct {
-	plans map[protoreflect.FullName]*plan
+	plans map[protoreflect.MessageDescriptor]*plan
 }
 
 func (c *compiler) message(desc protoreflect.MessageDescriptor) *plan {
-	if p, ok := c.plans[desc.FullName()]; ok {
+	if p, ok := c.plans[desc]; ok {
 		return p
 	}
+	if c.plans == nil {
+		c.plans = map[protoreflect.MessageDescriptor]*plan{}
+	}
 	p := &plan{}
-	c.plans[desc.FullName()] = p
+	c.plans[desc] = p
 	rules, err := protovalidate.ResolveMessageRules(desc)
 	switch {
 	case err != nil || len(rules.GetOneof()) > 0:
@@ -96,6 +100,10 @@ func (c *compiler) field(desc protoreflect.FieldDescriptor) (field, bool) {
 	f.checks = append(f.checks, own...)
 	if !understood {
 		f.cel = only(desc)
+	}
+	if desc.Cardinality() == protoreflect.Repeated && f.cel == nil {
+		empty := dynamicpb.NewMessage(desc.ContainingMessage()).Get(desc)
+		f.optional = all(f.checks, empty)
 	}
 	return f, rules.GetIgnore() == validate.Ignore_IGNORE_UNSPECIFIED
 }

@@ -54,6 +54,7 @@ func Surely(m proto.Message) bool {
 var plans struct { //nolint:gochecknoglobals // a cache
 	byDescriptor sync.Map // protoreflect.MessageDescriptor → *plan
 	compiling    sync.Mutex
+	compiler     compiler // of one at a time
 }
 
 func planOf(desc protoreflect.MessageDescriptor) *plan {
@@ -62,8 +63,8 @@ func planOf(desc protoreflect.MessageDescriptor) *plan {
 	}
 	plans.compiling.Lock()
 	defer plans.compiling.Unlock()
-	c := compiler{plans: map[protoreflect.FullName]*plan{}}
-	p := c.message(desc)
+	// Of many calls that come first together one compiles, and the others find what it made.
+	p := plans.compiler.message(desc)
 	plans.byDescriptor.Store(desc, p)
 	return p
 }
@@ -84,7 +85,7 @@ type plan struct {
 type field struct {
 	desc     protoreflect.FieldDescriptor
 	required bool
-	// optional fields are left alone unless they are set.
+	// optional fields are left alone unless they are set, and so are lists and maps that may be empty.
 	optional bool
 	checks   []check
 	// cel, like plan.validator, is for rules that are not understood.
