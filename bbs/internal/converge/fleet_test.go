@@ -132,7 +132,7 @@ func TestBrake(t *testing.T) {
 		},
 		"an operator releases it": {
 			func(f *Fleet) { expire(f, 0, 9, now); f.Override(false, after(time.Minute)) },
-			[]check{{0, map[CellStatus]int{Present: 1, Lost: 9}}, {2 * time.Minute, map[CellStatus]int{Present: 1, Lost: 9}}},
+			[]check{{0, map[CellStatus]int{Present: 1, Lost: 9}}, {90 * time.Second, map[CellStatus]int{Present: 1, Lost: 9}}},
 		},
 		"an operator holds it": {
 			func(f *Fleet) { expire(f, 0, 1, now); f.Override(true, after(time.Hour)) },
@@ -141,6 +141,49 @@ func TestBrake(t *testing.T) {
 				{30 * time.Minute, map[CellStatus]int{Present: 9, Unsure: 1}},
 				{time.Hour, map[CellStatus]int{Present: 9, Lost: 1}},
 			},
+		},
+		"an operator who holds it believes nothing, and the minute begins when he lets go": {
+			func(f *Fleet) {
+				expire(f, 0, 9, now)
+				f.View(now)
+				f.Override(true, after(50*time.Second))
+				f.View(after(time.Second))
+			},
+			[]check{
+				{50 * time.Second, map[CellStatus]int{Present: 1, Unsure: 9}},
+				{109 * time.Second, map[CellStatus]int{Present: 1, Unsure: 9}},
+				{110 * time.Second, map[CellStatus]int{Present: 1, Lost: 9}},
+			},
+		},
+		"a second loss has a minute of its own, after one that ended": {
+			func(f *Fleet) {
+				expire(f, 0, 9, now)
+				f.View(now)
+				f.Sync(cellIDs(10), after(10*time.Second))
+				f.View(after(10 * time.Second))
+				expire(f, 0, 9, after(50*time.Second))
+			},
+			[]check{
+				{109 * time.Second, map[CellStatus]int{Present: 1, Unsure: 9}},
+				{110 * time.Second, map[CellStatus]int{Present: 1, Lost: 9}},
+			},
+		},
+		"and after one that was believed": {
+			func(f *Fleet) {
+				expire(f, 0, 9, now)
+				f.View(now)
+				f.View(after(time.Minute))
+				f.Sync(cellIDs(10), after(2*time.Minute))
+				expire(f, 0, 9, after(3*time.Minute))
+			},
+			[]check{
+				{3*time.Minute + 59*time.Second, map[CellStatus]int{Present: 1, Unsure: 9}},
+				{4 * time.Minute, map[CellStatus]int{Present: 1, Lost: 9}},
+			},
+		},
+		"a cell that goes meanwhile is not believed with the others: now none is left": {
+			func(f *Fleet) { expire(f, 0, 9, now); f.View(now); f.Missed("cell-9", after(59*time.Second)) },
+			[]check{{64 * time.Second, map[CellStatus]int{Unsure: 10}}},
 		},
 	}
 	for name, test := range tests {
@@ -158,6 +201,57 @@ func TestBrake(t *testing.T) {
 				if d := cmp.Diff(c.want, statuses(f.View(at))); d != "" {
 					t.Errorf("after %v (-want +got):\n%s", c.at, d)
 				}
+			}
+		})
+	}
+}
+
+// With a share of 0 only the loss of every cell engages the brake.
+func TestBrakeWithoutShare(t *testing.T) {
+	t.Parallel()
+	config := DefaultFleetConfig()
+	config.BrakeShare = 0
+	f := NewFleet(config)
+	f.Sync(cellIDs(10), now)
+	for _, id := range cellIDs(9) {
+		f.Expired(id, now)
+	}
+	if f.Braked(now) {
+		t.Error("it engaged though a cell is left")
+	}
+	f.Expired("cell-9", now)
+	if !f.Braked(now) {
+		t.Error("it did not engage though no cell is left")
+	}
+}
+
+func TestFleetNextChange(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		do   func(*Fleet)
+		want time.Time
+	}{
+		"nothing is missing":               {func(*Fleet) {}, time.Time{}},
+		"a cell that is missed":            {func(f *Fleet) { f.Missed("cell-1", now) }, after(5 * time.Second)},
+		"the first of two":                 {func(f *Fleet) { f.Missed("cell-1", after(time.Second)); f.Missed("cell-2", now) }, after(5 * time.Second)},
+		"the end of what an operator said": {func(f *Fleet) { f.Missed("cell-1", now); f.Override(true, after(2*time.Second)) }, after(2 * time.Second)},
+		"the end of the brake": {func(f *Fleet) {
+			f.Expired("cell-0", now)
+			f.Expired("cell-1", now)
+			f.Expired("cell-2", now)
+			f.View(now)
+		}, after(time.Minute)},
+		"a loss that is past says nothing":  {func(f *Fleet) { f.Expired("cell-1", now.Add(-time.Second)) }, time.Time{}},
+		"an override that is past does not": {func(f *Fleet) { f.Override(true, now.Add(-time.Second)) }, time.Time{}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := NewFleet(DefaultFleetConfig())
+			f.Sync(cellIDs(4), now.Add(-time.Minute))
+			test.do(f)
+			if got := f.NextChange(now); got != test.want {
+				t.Errorf("next change at %v, want %v", got, test.want)
 			}
 		})
 	}

@@ -47,6 +47,34 @@ func TestConvergenceOfLRPs(t *testing.T) {
 			plan:  []LRPWork{{at("a", 0), Create}},
 			after: []string{"a/0 ORDINARY UNCLAIMED", "a/0 SUSPECT RUNNING on cell-1"},
 		},
+		"a suspect that is wanted stays until its substitute runs, also in a fresh domain": {
+			world: func(w *world) {
+				w.fresh()
+				w.want("a", 1)
+				w.put("a", 0, lrp.Ordinary, lrp.Claimed, "cell-2")
+				w.put("a", 0, lrp.Suspect, lrp.Running, "cell-1")
+			},
+			cells: lost,
+			after: []string{"a/0 ORDINARY CLAIMED on cell-2", "a/0 SUSPECT RUNNING on cell-1"},
+		},
+		"a suspect that is to stop goes with its cell": {
+			world: func(w *world) {
+				w.want("a", 1)
+				w.put("a", 0, lrp.Ordinary, lrp.Claimed, "cell-2")
+				w.put("a", 0, lrp.Suspect, lrp.Running, "cell-1").StopRequested = true
+			},
+			cells: lost,
+			plan:  []LRPWork{{at("a", 0), DropSuspect}},
+			after: []string{"a/0 ORDINARY CLAIMED on cell-2"},
+		},
+		"a suspect that is to stop waits for a cell that is not lost": {
+			world: func(w *world) {
+				w.want("a", 1)
+				w.put("a", 0, lrp.Ordinary, lrp.Claimed, "cell-2")
+				w.put("a", 0, lrp.Suspect, lrp.Running, "cell-1").StopRequested = true
+			},
+			after: []string{"a/0 ORDINARY CLAIMED on cell-2", "a/0 SUSPECT RUNNING on cell-1 to stop"},
+		},
 		"extra instances of a fresh domain are stopped": {
 			world: func(w *world) { w.fresh(); w.want("a", 0); w.put("a", 0, lrp.Ordinary, lrp.Running, "cell-1") },
 			plan:  []LRPWork{{at("a", 0), RetireExtra}},
@@ -242,6 +270,75 @@ func TestPlanTellsOthers(t *testing.T) {
 	}
 }
 
+// The figures of a plan are what operators see of the whole.
+func TestPlanCounts(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.fresh()
+	w.want("a", 9)
+	w.put("a", 0, lrp.Ordinary, lrp.Running, "cell-1")
+	w.put("a", 0, lrp.Evacuating, lrp.Running, "cell-2")
+	w.put("a", 1, lrp.Ordinary, lrp.Claimed, "cell-1")
+	w.put("a", 1, lrp.Suspect, lrp.Running, "ghost-1")
+	w.put("a", 2, lrp.Ordinary, lrp.Claimed, "cell-1")
+	w.put("a", 2, lrp.Suspect, lrp.Claimed, "ghost-2")
+	w.put("a", 3, lrp.Ordinary, lrp.Unclaimed, "").Since = now.Add(-3 * time.Second).UnixNano()
+	w.put("a", 4, lrp.Ordinary, lrp.Unclaimed, "").Since = now.Add(-5 * time.Second).UnixNano()
+	w.put("a", 5, lrp.Ordinary, lrp.Unclaimed, "").Since = now.Add(-4 * time.Second).UnixNano()
+	w.put("a", 6, lrp.Ordinary, lrp.Crashed, "").CrashCount = 3
+	w.put("a", 7, lrp.Evacuating, lrp.Running, "ghost-3") // of which an ordinary record is missing; of a/8 every one is
+	w.put("a", 9, lrp.Ordinary, lrp.Running, "cell-1")
+	w.put("b", 0, lrp.Ordinary, lrp.Running, "cell-1")
+	w.put("c", 0, lrp.Ordinary, lrp.Crashed, "").CrashCount = 200
+	w.want("c", 1)
+	for guid, state := range map[string]task.State{
+		"p": task.Pending, "q": task.Pending, "r": task.Running, "s": task.Completed, "t": task.Resolving, "u": task.Resolving, "v": task.Resolving,
+	} {
+		w.tasks[guid] = &task.Task{GUID: guid, State: state, CreatedAt: now.UnixNano(), UpdatedAt: now.UnixNano(), FirstCompletedAt: now.UnixNano()}
+	}
+	w.tasks["r"].CellID = "ghost-4"
+	w.tasks["s"].CellID = "ghost-5" // cancelled, and it is to be told
+	w.domains["gone"] = &lrp.Domain{Name: "gone", FreshUntil: now.Add(-time.Second).UnixNano()}
+	w.domains["policy"] = &lrp.Domain{Name: "policy"} // lapsed long ago
+
+	plan := view(bothPresent).Make(w)
+	want := Stats{
+		LRPsDesired: 10, LRPsUnclaimed: 3, LRPsClaimed: 2, LRPsRunning: 3, LRPsCrashed: 2, CrashingDesiredLRPs: 2, LRPsMissing: 2, LRPsExtra: 2,
+		SuspectClaimed: 1, SuspectRunning: 1, Evacuating: 2, OldestUnclaimed: now.Add(-5 * time.Second).UnixNano(),
+		TasksPending: 2, TasksRunning: 1, TasksCompleted: 1, TasksResolving: 3,
+	}
+	if d := cmp.Diff(want, plan.Stats); d != "" {
+		t.Errorf("figures (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"ghost-1", "ghost-2", "ghost-3", "ghost-4", "ghost-5"}, plan.UnsureCells); d != "" {
+		t.Errorf("cells of which nothing is known (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]string{"gone"}, plan.LapsedDomains); d != "" {
+		t.Errorf("lapsed domains (-want +got):\n%s", d)
+	}
+	if d := cmp.Diff([]DueRestart{{Key: at("a", 6), Due: now.Add(29 * time.Second).UnixNano()}}, plan.Restarts); d != "" {
+		t.Errorf("restarts (-want +got):\n%s", d)
+	}
+}
+
+// Actions are logged by their names.
+func TestActionsHaveNames(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for action := range Restart + 1 {
+		seen[action.String()] = true
+	}
+	for action := range TaskForgetCell + 1 {
+		seen["task "+action.String()] = true
+	}
+	if len(seen) != int(Restart)+int(TaskForgetCell)+2 || seen["unknown"] || seen["task unknown"] {
+		t.Errorf("names %v", seen)
+	}
+	if Action(99).String() != "unknown" || TaskAction(99).String() != "unknown" {
+		t.Error("an action that does not exist has a name")
+	}
+}
+
 func TestConvergenceOfTasks(t *testing.T) {
 	t.Parallel()
 	ago := func(d time.Duration) int64 { return now.Add(-d).UnixNano() }
@@ -327,11 +424,13 @@ func TestMakeForCellLooksAtThatCellOnly(t *testing.T) {
 	w.put("a", 0, lrp.Ordinary, lrp.Running, "cell-1")
 	w.put("a", 1, lrp.Ordinary, lrp.Running, "cell-2")
 	w.put("a", 2, lrp.Evacuating, lrp.Running, "cell-1")
+	w.put("b", 0, lrp.Evacuating, lrp.Running, "cell-1") // beside another record of the same cell: looked at once
+	w.put("b", 0, lrp.Suspect, lrp.Claimed, "cell-1")
 	w.tasks["t"] = &task.Task{GUID: "t", State: task.Running, CellID: "cell-1"}
 	w.tasks["u"] = &task.Task{GUID: "u", State: task.Running, CellID: "cell-2"}
 	v := view(Cells{"cell-1": Lost, "cell-2": Lost})
 	plan := v.MakeForCell(w, "cell-1")
-	if d := cmp.Diff([]LRPWork{{at("a", 0), Lose}, {at("a", 2), DropEvacuating}}, plan.LRPs); d != "" {
+	if d := cmp.Diff([]LRPWork{{at("a", 0), Lose}, {at("a", 2), DropEvacuating}, {at("b", 0), DropEvacuating}}, plan.LRPs); d != "" {
 		t.Errorf("LRPs (-want +got):\n%s", d)
 	}
 	if d := cmp.Diff([]TaskWork{{"t", TaskLose}}, plan.Tasks); d != "" {
