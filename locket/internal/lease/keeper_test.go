@@ -164,6 +164,28 @@ func TestAttemptAsksAgainBesideAnUnansweredRequest(t *testing.T) {
 }
 
 // A slow answer is an answer: the request that was sent first still counts when others are beside it.
+// The failure of an older request says nothing about the newest, which is under way: it neither hurries nor delays the next.
+func TestAttemptIgnoresTheLateFailureOfAnOlderRequest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{begin: time.Now(), behave: func(ctx context.Context, since time.Duration) error {
+			switch since {
+			case 0: // fails a tenth of a second after the second was sent
+				<-time.After(600 * time.Millisecond)
+				return errDown
+			case terms5.Patience(): // is answered after 0.4 s
+				<-time.After(400 * time.Millisecond)
+				return nil
+			default:
+				return hang(ctx)
+			}
+		}}
+		_, err := Attempt(t.Context(), terms5, Attempts{Try: s.try})
+		require.NoError(t, err)
+		require.Equal(t, []time.Duration{0, terms5.Patience()}, s.asked, "the second was answered before its patience was over")
+	})
+}
+
 func TestAttemptTakesALateAnswer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
