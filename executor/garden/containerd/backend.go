@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
@@ -46,12 +48,13 @@ type Backend struct {
 	folders      folders
 	registries   *registries
 	users        userNamespaces
-	disks        bool       // containers with a limit get a disk of their own
-	loops        sync.Mutex // held while a loop device is taken
-	restrictions []string   // set by start
-	lock         *os.File   // held while this Backend is open
-	nothing      *os.File   // /dev/null, the input of all processes
-	unreachable  sync.Once  // of the warning about inits
+	disks        bool                // containers with a limit get a disk of their own
+	loops        sync.Mutex          // held while a loop device is taken
+	slots        *semaphore.Weighted // of creations, first come first served
+	restrictions []string            // set by start
+	lock         *os.File            // held while this Backend is open
+	nothing      *os.File            // /dev/null, the input of all processes
+	unreachable  sync.Once           // of the warning about inits
 
 	// ctx ends with Close; followers of processes live in it.
 	ctx    context.Context //nolint:containedctx // the life of the Backend, not of a call
@@ -100,6 +103,7 @@ func open(cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	b := &Backend{cfg: cfg, lock: lock, containers: map[string]*container{}, layers: newLayers(), folders: folders{seen: map[string]seenFolder{}}, registries: newRegistries(cfg)}
+	b.slots = semaphore.NewWeighted(int64(creationsPerCore * runtime.NumCPU()))
 	if b.nothing, err = os.Open(os.DevNull); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening input of processes: %w", err), lock.Close())
 	}

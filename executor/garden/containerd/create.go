@@ -24,6 +24,10 @@ import (
 	"diego.internal/executor/garden"
 )
 
+// creationsPerCore bounds how many containers are made at a time. A creation is mostly processor time, of runc above all: more of
+// them at once are no sooner done, and the first ones wait for the last. Images are fetched and unpacked beside that.
+const creationsPerCore = 2
+
 // runtimeName is containerd's shim for runc.
 const runtimeName = "io.containerd.runc.v2"
 
@@ -121,6 +125,10 @@ func (b *Backend) build(ctx context.Context, c *container, spec garden.Container
 		return err
 	}
 	defer rootfs.release()
+	if err := b.slots.Acquire(ctx, 1); err != nil {
+		return fmt.Errorf("waiting for other creations: %w", context.Cause(ctx))
+	}
+	defer b.slots.Release(1)
 	c.describe(rootfs)
 	var mounts []mount.Mount
 	var disk mountedDisk
