@@ -214,6 +214,9 @@ func mountedBytes(a *workloadv1.Action, level int) int {
 
 // routes checks each route, so that all that is wrong is named, and then all together.
 func (v *violations) routes(field string, routes map[string][]byte) {
+	if _, _, err := lrp.ParseRoutes(routes); err == nil {
+		return
+	}
 	total := 0
 	bad := false
 	for _, router := range slices.Sorted(maps.Keys(routes)) {

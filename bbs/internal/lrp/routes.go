@@ -1,7 +1,6 @@
 package lrp
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -35,23 +34,24 @@ func ParseRoutes(routes map[string][]byte) ([]Route, []string, error) {
 		return nil, nil, fmt.Errorf("routes have %d bytes, more than %d", total, MaxRoutesBytes)
 	}
 	slices.SortFunc(parsed, func(a, b Route) int { return strings.Compare(a.Router, b.Router) })
+	var names []string
 	if value, ok := routes[InternalRouter]; ok {
-		if _, err := decodeInternal(value); err != nil {
+		var err error
+		if names, err = decodeInternal(value); err != nil {
 			return nil, nil, fmt.Errorf("route %q is not a list of host names: %w", InternalRouter, err)
 		}
 	}
 	if len(parsed) == 0 {
 		return nil, nil, nil
 	}
-	return parsed, internalHostnames(parsed), nil
+	return parsed, names, nil
 }
 
 func decodeInternal(value []byte) ([]string, error) {
 	var entries []struct {
 		Hostname string `json:"hostname"`
 	}
-	decoder := json.NewDecoder(bytes.NewReader(value))
-	if err := decoder.Decode(&entries); err != nil {
+	if err := json.Unmarshal(value, &entries); err != nil {
 		return nil, fmt.Errorf("decoding: %w", err)
 	}
 	var names []string

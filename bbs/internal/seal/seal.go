@@ -114,13 +114,17 @@ func (k *Keyring) Prefix() []byte {
 
 // Seal encrypts plaintext for one place under the active key.
 func (k *Keyring) Seal(plaintext []byte, place Place) ([]byte, error) {
+	return k.AppendSeal(nil, plaintext, place)
+}
+
+// AppendSeal is Seal that appends the sealed value to other bytes, of which plaintext must not be a part.
+func (k *Keyring) AppendSeal(to, plaintext []byte, place Place) ([]byte, error) {
 	prefix, aead, err := k.forSealing()
 	if err != nil {
 		return nil, fmt.Errorf("sealing %s of %s: %w", place.Column, place.Table, err)
 	}
-	sealed := make([]byte, len(prefix), len(prefix)+len(plaintext)+aead.Overhead())
-	copy(sealed, prefix)
-	return aead.Seal(sealed, nil, plaintext, place.associated()), nil //nolint:gosec // this kind of AEAD makes the nonce itself
+	to = slices.Grow(to, len(prefix)+len(plaintext)+aead.Overhead())
+	return aead.Seal(append(to, prefix...), nil, plaintext, place.associated()), nil //nolint:gosec // this kind of AEAD makes the nonce itself
 }
 
 // Open decrypts what Seal made for the same place. Every error is an ErrBroken or an ErrUnknownKey.

@@ -79,13 +79,14 @@ type entryEncoder struct {
 	out []byte
 	// body is the row or the event that is being made.
 	body message
+	rest message // of a desired LRP
 	// positions of records by the address of their first byte: a record that is a row and in events
 	// is stored once.
 	positions map[*byte]uint64
 }
 
 // encode returns the entry of a batch, which is valid until the next call.
-func (e *entryEncoder) encode(c *changes, events []watch.Event) ([]byte, error) {
+func (e *entryEncoder) encode(c *changes, events []watch.Event) []byte {
 	if cap(e.out) > maxKept {
 		e.out, e.positions = nil, nil
 	}
@@ -103,11 +104,8 @@ func (e *entryEncoder) encode(c *changes, events []watch.Event) ([]byte, error) 
 		})
 	}
 	for _, d := range c.desireds {
-		rest, err := proto.Marshal(restOfDesired(d))
-		if err != nil {
-			return nil, fmt.Errorf("encoding desired lrp %q: %w", d.ProcessGUID, err)
-		}
-		e.row(rowDesired, e.record(d.Encoded), func(m message) message { return m.blob(13, rest) })
+		e.rest = e.rest[:0].restOfDesired(d)
+		e.row(rowDesired, e.record(d.Encoded), func(m message) message { return m.blob(13, e.rest) })
 	}
 	e.gone(rowDesired, c.desiredsGone)
 	for _, t := range c.tasks {
@@ -128,7 +126,7 @@ func (e *entryEncoder) encode(c *changes, events []watch.Event) ([]byte, error) 
 	for i := range events {
 		e.event(&events[i])
 	}
-	return e.out, nil
+	return e.out
 }
 
 // record writes a record, unless it is there already, and returns its position.
@@ -195,18 +193,39 @@ func (m message) blob(number protowire.Number, b []byte) message {
 	return protowire.AppendBytes(protowire.AppendTag(m, number, protowire.BytesType), b)
 }
 
-// restOfDesired is what the scheduling info does not tell of a desired LRP.
-func restOfDesired(d *lrp.Desired) *workloadv1.DesiredLRP {
-	m := &workloadv1.DesiredLRP{
-		HealthyDefinitionId: d.HealthyDefinitionID, PreviousDefinitionId: d.PreviousDefinitionID,
-		CreatedAt: wire.Timestamp(d.CreatedAt), UpdatedAt: wire.Timestamp(d.UpdatedAt),
-	}
-	for _, route := range d.Routes {
-		if route.Router == wire.SecretRouter {
-			m.Routes = map[string][]byte{route.Router: route.Value}
+// Fields of workload.v1.DesiredLRP.
+const (
+	desiredRoutes     = 4
+	desiredAnnotation = 5
+	desiredHealthy    = 11
+	desiredPrevious   = 12
+	desiredCreatedAt  = 14
+	desiredUpdatedAt  = 15
+)
+
+// restOfDesired is what the scheduling info does not tell of a desired LRP, as workload.v1.DesiredLRP.
+func (m message) restOfDesired(d *lrp.Desired) message {
+	for i := range d.Routes {
+		if d.Routes[i].Router == wire.SecretRouter {
+			m = m.entry(desiredRoutes, &d.Routes[i])
 		}
 	}
-	return m
+	return m.str(desiredHealthy, d.HealthyDefinitionID).str(desiredPrevious, d.PreviousDefinitionID).
+		moment(desiredCreatedAt, d.CreatedAt).moment(desiredUpdatedAt, d.UpdatedAt)
+}
+
+// entry appends an entry of a map of routes.
+func (m message) entry(number protowire.Number, route *lrp.Route) message {
+	const router, value = 1, 2
+	size := protowire.SizeTag(router) + protowire.SizeBytes(len(route.Router)) + protowire.SizeTag(value) + protowire.SizeBytes(len(route.Value))
+	m = protowire.AppendVarint(protowire.AppendTag(m, number, protowire.BytesType), uint64(size)) //nolint:gosec // a length
+	m = protowire.AppendString(protowire.AppendTag(m, router, protowire.BytesType), route.Router)
+	return protowire.AppendBytes(protowire.AppendTag(m, value, protowire.BytesType), route.Value)
+}
+
+// moment appends a google.protobuf.Timestamp of nanoseconds since the Unix epoch, unless they are 0.
+func (m message) moment(number protowire.Number, ns int64) message {
+	return wire.AppendTimestamp(m, number, ns)
 }
 
 // decodeEntry is the inverse of encodeEntry, for input of any origin.

@@ -74,16 +74,16 @@ on conflict (name) do update set fresh_until = excluded.fresh_until,
 
 const deleteDomains = `delete from domains using unnest($1::text[]) as u (k) where name = u.k`
 
-func (s *sender) domains(rows []*lrp.Domain, gone []string) error {
+func (s *sender) domains(rows []*lrp.Domain, gone []string) {
 	s.sendKeyed(removeDomains, gone)
 	if len(rows) == 0 {
-		return nil
+		return
 	}
 	policies := make([]*string, len(rows))
 	for i, d := range rows {
 		var err error
 		if policies[i], err = policyJSON(d.DefaultCrashPolicy); err != nil {
-			return fmt.Errorf("encoding the crash policy of domain %q: %w", d.Name, err)
+			s.fail(fmt.Errorf("encoding the crash policy of domain %q: %w", d.Name, err))
 		}
 	}
 	s.begin(putDomains)
@@ -92,7 +92,6 @@ func (s *sender) domains(rows []*lrp.Domain, gone []string) error {
 	s.textsOrNull(policies)
 	s.longs(len(rows), func(i int) int64 { return signed(rows[i].Revision) })
 	s.execute()
-	return nil
 }
 
 const upsertActuals = `
@@ -135,7 +134,7 @@ func (s *sender) actuals(rows []*actualRow, gone []actualID) {
 	s.texts(n, func(i int) string { return rows[i].CellID })
 	s.texts(n, func(i int) string { return rows[i].Zone })
 	s.texts(n, func(i int) string { return rows[i].DefinitionID })
-	s.appended(n, func(i int) bool { return wire.Reported(rows[i].Actual) }, func(b []byte, i int) []byte { return wire.AppendReported(b, rows[i].Actual) })
+	s.appended(n, func(i int) bool { return wire.Reported(rows[i].Actual) }, func(i int) { s.buf = wire.AppendReported(s.buf, rows[i].Actual) })
 	s.bools(n, func(i int) bool { return rows[i].Routable })
 	s.bools(n, func(i int) bool { return rows[i].StopRequested })
 	s.integers(n, func(i int) int32 { return rows[i].CrashCount })
@@ -197,25 +196,22 @@ func (s *sender) healthy(writes []healthyWrite, gone []string) {
 	}
 }
 
-func (s *sender) desireds(keys sealer, rows []*lrp.Desired, gone []string) error {
+func (s *sender) desireds(keys sealer, rows []*lrp.Desired, gone []string) {
 	s.sendKeyed(removeDesireds, gone)
 	n := len(rows)
 	if n == 0 {
-		return nil
+		return
 	}
 	placements, tags, policies := make([]*string, n), make([]*string, n), make([]*string, n)
-	clientData := make([][]byte, n)
 	for i, d := range rows {
 		var err error
 		if placements[i], err = placementJSON(d.Placement); err == nil {
 			if tags[i], err = tagsJSON(d.MetricTags); err == nil {
-				if policies[i], err = policyJSON(d.CrashPolicy); err == nil {
-					clientData[i], err = sealClientData(keys, d)
-				}
+				policies[i], err = policyJSON(d.CrashPolicy)
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("encoding desired lrp %q: %w", d.ProcessGUID, err)
+			s.fail(fmt.Errorf("encoding desired lrp %q: %w", d.ProcessGUID, err))
 		}
 	}
 	s.begin(putDesireds)
@@ -233,14 +229,13 @@ func (s *sender) desireds(keys sealer, rows []*lrp.Desired, gone []string) error
 	s.shorts(n, func(i int) uint8 { return uint8(rows[i].UpdateStrategy) })
 	s.texts(n, func(i int) string { return rows[i].ActiveDefinitionID })
 	s.texts(n, func(i int) string { return rows[i].PreviousDefinitionID })
-	s.blobs(n, func(i int) []byte { return clientData[i] })
+	s.appended(n, func(i int) bool { return hasClientData(rows[i]) }, func(i int) { s.clientData(keys, rows[i]) })
 	s.texts(n, func(i int) string { return rows[i].Tag.Epoch })
 	s.longs(n, func(i int) int64 { return int64(rows[i].Tag.Index) })
 	s.longs(n, func(i int) int64 { return rows[i].CreatedAt })
 	s.longs(n, func(i int) int64 { return rows[i].UpdatedAt })
 	s.longs(n, func(i int) int64 { return signed(rows[i].Revision) })
 	s.execute()
-	return nil
 }
 
 const upsertTasks = `
@@ -267,20 +262,17 @@ on conflict (guid) do update set state = excluded.state, cell_id = excluded.cell
 
 const deleteTasks = `delete from tasks using unnest($1::text[]) as u (k) where guid = u.k`
 
-func (s *sender) tasks(keys sealer, rows []*task.Task, gone []string) error {
+func (s *sender) tasks(keys sealer, rows []*task.Task, gone []string) {
 	s.sendKeyed(removeTasks, gone)
 	n := len(rows)
 	if n == 0 {
-		return nil
+		return
 	}
-	placements, results := make([]*string, n), make([][]byte, n)
+	placements := make([]*string, n)
 	for i, t := range rows {
 		var err error
-		if placements[i], err = placementJSON(t.Placement); err == nil && t.Result != "" {
-			results[i], err = keys.Seal([]byte(t.Result), placeOfResult(t.GUID))
-		}
-		if err != nil {
-			return fmt.Errorf("encoding task %q: %w", t.GUID, err)
+		if placements[i], err = placementJSON(t.Placement); err != nil {
+			s.fail(fmt.Errorf("encoding task %q: %w", t.GUID, err))
 		}
 	}
 	s.begin(putTasks)
@@ -294,7 +286,10 @@ func (s *sender) tasks(keys sealer, rows []*task.Task, gone []string) error {
 	s.longs(n, func(i int) int64 { return rows[i].FirstCompletedAt })
 	s.bools(n, func(i int) bool { return rows[i].Failed })
 	s.texts(n, func(i int) string { return rows[i].FailureReason })
-	s.blobs(n, func(i int) []byte { return results[i] })
+	s.appended(n, func(i int) bool { return rows[i].Result != "" }, func(i int) {
+		s.plain = append(s.plain[:0], rows[i].Result...)
+		s.seal(keys, s.plain, placeOfResult(rows[i].GUID))
+	})
 	s.integers(n, func(i int) int32 { return rows[i].RejectionCount })
 	s.texts(n, func(i int) string { return rows[i].RejectionReason })
 	s.integers(n, func(i int) int32 { return rows[i].Resources.MemoryMB })
@@ -306,7 +301,6 @@ func (s *sender) tasks(keys sealer, rows []*task.Task, gone []string) error {
 	s.bools(n, func(i int) bool { return rows[i].HasCallback })
 	s.longs(n, func(i int) int64 { return signed(rows[i].Revision) })
 	s.execute()
-	return nil
 }
 
 const upsertDefinitions = `
@@ -519,24 +513,20 @@ func placeOfBatch(revision uint64) seal.Place {
 	return seal.Place{Table: "batch_log", Key: strconv.FormatUint(revision, 10), Column: "changes"}
 }
 
-// sealClientData seals what a client put into a header: the routes, which may hold keys, and the
-// annotation. It returns nil if there is neither.
-func sealClientData(keys sealer, d *lrp.Desired) ([]byte, error) {
-	if len(d.Routes) == 0 && d.Annotation == "" {
-		return nil, nil
+// hasClientData reports whether there is anything that clientData would seal.
+func hasClientData(d *lrp.Desired) bool { return len(d.Routes) > 0 || d.Annotation != "" }
+
+// clientData seals what a client put into a header, as workload.v1.DesiredLRP: the routes, which may hold keys, and the annotation.
+func (s *sender) clientData(keys sealer, d *lrp.Desired) {
+	s.plain = s.plain[:0]
+	for i := range d.Routes {
+		s.plain = s.plain.entry(desiredRoutes, &d.Routes[i])
 	}
-	m := &workloadv1.DesiredLRP{Annotation: d.Annotation, Routes: make(map[string][]byte, len(d.Routes))}
-	for _, route := range d.Routes {
-		m.Routes[route.Router] = route.Value
-	}
-	plain, err := proto.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("encoding routes and annotation: %w", err)
-	}
-	return keys.Seal(plain, placeOfClientData(d.ProcessGUID))
+	s.plain = s.plain.str(desiredAnnotation, d.Annotation)
+	s.seal(keys, s.plain, placeOfClientData(d.ProcessGUID))
 }
 
-// openClientData is the inverse of sealClientData.
+// openClientData is the inverse of clientData.
 func openClientData(keys *seal.Keyring, d *lrp.Desired, sealed []byte) error {
 	if sealed == nil {
 		return nil
@@ -556,5 +546,5 @@ func openClientData(keys *seal.Keyring, d *lrp.Desired, sealed []byte) error {
 
 // sealer is what writing needs of a keyring.
 type sealer interface {
-	Seal(plaintext []byte, place seal.Place) ([]byte, error)
+	AppendSeal(to, plaintext []byte, place seal.Place) ([]byte, error)
 }

@@ -9,21 +9,26 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"diego.internal/bbs/internal/seal"
 )
 
 // sender makes the messages of one batch and sends them at once. Statements are prepared, and their parameters are in the binary form
 // of Postgres, most of them arrays with one element for each row. Nothing in between looks at a parameter or copies it: that cost
 // more than all else of a write.
 //
-// A statement is made by begin, the methods for its parameters in their order, and execute.
+// A statement is made by begin, the methods for its parameters in their order, and execute. After the last one, complete tells
+// whether all went well, and exchange sends.
 type sender struct {
 	// buf holds the messages. It keeps its memory from batch to batch.
 	buf []byte
 	// statement is where the message that binds parameters to a statement begins, counted where it tells their number.
 	statement, counted int
 	parameters         uint16
-	// tooLong is set if Postgres would not read a message.
-	tooLong bool
+	// plain holds what is to be sealed.
+	plain message
+	// err is the first error in making the messages.
+	err error
 }
 
 const (
@@ -48,9 +53,16 @@ const (
 // reset begins the messages of a batch.
 func (s *sender) reset() {
 	if cap(s.buf) > maxKept {
-		s.buf = nil
+		s.buf, s.plain = nil, nil
 	}
-	s.buf, s.tooLong = s.buf[:0], false
+	s.buf, s.err = s.buf[:0], nil
+}
+
+// fail remembers the first error.
+func (s *sender) fail(err error) {
+	if s.err == nil {
+		s.err = err
+	}
 }
 
 // open begins a message, or a parameter if kind is 0, and close completes it. What is between them follows its length.
@@ -65,8 +77,10 @@ func (s *sender) open(kind byte) int {
 // close completes a message, whose length counts itself.
 func (s *sender) close(start int) {
 	size := len(s.buf) - start + 4
-	s.tooLong = s.tooLong || size >= maxMessage
-	binary.BigEndian.PutUint32(s.buf[start-4:], uint32(size)) //nolint:gosec // checked in the line before
+	if size >= maxMessage {
+		s.fail(errTooLong)
+	}
+	binary.BigEndian.PutUint32(s.buf[start-4:], uint32(size)) //nolint:gosec // checked in the lines before
 }
 
 // begin begins to execute a prepared statement.
@@ -91,16 +105,19 @@ func (s *sender) execute() {
 	s.close(message)
 }
 
-// exchange sends the messages and waits until Postgres has committed them: as no statement begins a transaction, all up to the sync
-// that ends them are one, which ends with it. Nobody else may use the connection, and all that was read of it before must be complete.
-//
-// It returns a *pgconn.PgError of severity ERROR if Postgres refused a statement or the commit, and errTooLong if nothing was
-// sent. With any other error the connection is of no use any more, and what became of the batch is not known.
-func (s *sender) exchange(conn *pgconn.PgConn, deadline time.Time) error {
+// complete ends the messages: as no statement begins a transaction, all up to the sync are one, which ends with it. It returns an
+// error if they could not be made.
+func (s *sender) complete() error {
 	s.close(s.open(messageSync))
-	if s.tooLong {
-		return errTooLong
-	}
+	return s.err
+}
+
+// exchange sends the messages and waits until Postgres has committed them. Nobody else may use the connection, and all that was read
+// of it before must be complete.
+//
+// It returns a *pgconn.PgError of severity ERROR if Postgres refused a statement or the commit. With any other error the
+// connection is of no use any more, and what became of the batch is not known.
+func (s *sender) exchange(conn *pgconn.PgConn, deadline time.Time) error {
 	if err := conn.Conn().SetDeadline(deadline); err != nil {
 		return fmt.Errorf("setting a deadline: %w", err)
 	}
@@ -156,6 +173,23 @@ func (s *sender) blob(v []byte) {
 	start := s.parameter()
 	s.buf = append(s.buf, v...)
 	s.end(start)
+}
+
+// sealed adds a bytea that is sealed.
+func (s *sender) sealed(keys sealer, plain []byte, place seal.Place) {
+	start := s.parameter()
+	s.seal(keys, plain, place)
+	s.end(start)
+}
+
+// seal appends a sealed value.
+func (s *sender) seal(keys sealer, plain []byte, place seal.Place) {
+	sealed, err := keys.AppendSeal(s.buf, plain, place)
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	s.buf = sealed
 }
 
 // moment adds a timestamptz.
@@ -230,8 +264,8 @@ func (s *sender) blobs(n int, at func(i int) []byte) {
 	s.end(start)
 }
 
-// appended adds a bytea[] of which add appends the element of each row; where there is none it is null.
-func (s *sender) appended(n int, is func(i int) bool, add func(b []byte, i int) []byte) {
+// appended adds a bytea[] of which add appends the element of each row to buf; where there is none it is null.
+func (s *sender) appended(n int, is func(i int) bool, add func(i int)) {
 	start := s.array(n, oidBytea)
 	for i := range n {
 		if !is(i) {
@@ -239,7 +273,7 @@ func (s *sender) appended(n int, is func(i int) bool, add func(b []byte, i int) 
 			continue
 		}
 		element := s.open(0)
-		s.buf = add(s.buf, i)
+		add(i)
 		s.end(element)
 	}
 	s.end(start)

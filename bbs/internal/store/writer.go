@@ -238,24 +238,18 @@ func answerAll(outcomes []outcome, revision uint64) {
 // It returns nil if it is committed, ErrFenced, an error that wraps a *pgconn.PgError if Postgres
 // refused it, errUncertain if nobody answered, and any other error if it could not be sent at all.
 func (w *writer) write(ctx context.Context, b *batch, content *changes) error {
-	plain, err := w.entries.encode(content, b.events)
-	if err != nil {
-		return fmt.Errorf("encoding a batch: %w", err)
-	}
-	sealed, err := w.keys.Seal(plain, placeOfBatch(b.revision))
-	if err != nil {
-		return fmt.Errorf("sealing a batch: %w", err)
-	}
-	w.metrics.logBytes.Add(float64(len(sealed)))
-
+	plain := w.entries.encode(content, b.events)
 	w.sender.reset()
 	w.sender.begin(advance)
 	w.sender.long(b.epoch)
 	w.sender.long(signed(b.revision - 1))
 	w.sender.execute()
-	w.sender.batch(b, sealed)
-	if err := content.send(&w.sender, w.keys); err != nil {
-		return err
+	before := len(w.sender.buf)
+	w.sender.batch(b, w.keys, plain)
+	w.metrics.logBytes.Add(float64(len(w.sender.buf) - before))
+	content.send(&w.sender, w.keys)
+	if err := w.sender.complete(); err != nil {
+		return fmt.Errorf("encoding a batch: %w", err)
 	}
 
 	// The commit is not to be broken off because the process is asked to stop.
@@ -270,14 +264,14 @@ func (w *writer) write(ctx context.Context, b *batch, content *changes) error {
 }
 
 // batch makes the row of the log.
-func (s *sender) batch(b *batch, sealed []byte) {
+func (s *sender) batch(b *batch, keys sealer, entry []byte) {
 	s.begin(logBatch)
 	s.long(signed(b.revision))
 	s.blob(b.id[:])
 	s.long(b.epoch)
 	s.moment(b.at)
 	s.integer(len(b.events))
-	s.blob(sealed)
+	s.sealed(keys, entry, placeOfBatch(b.revision))
 	s.execute()
 }
 
@@ -293,8 +287,6 @@ func (w *writer) writeError(err error) error {
 	case errors.As(err, &refusal) && refusal.SeverityUnlocalized == severityError:
 		w.dropAfter(refusal) //nolint:contextcheck // the context of the batch may have ended
 		return fmt.Errorf("writing a batch: %w", err)
-	case errors.Is(err, errTooLong):
-		return err
 	default:
 		w.drop() //nolint:contextcheck // the context of the batch may have ended
 		return fmt.Errorf("%w: %w", errUncertain, err)
@@ -311,18 +303,14 @@ func (c *changes) committed() Committed {
 }
 
 // send makes the statements of all tables.
-func (c *changes) send(s *sender, keys sealer) error {
+func (c *changes) send(s *sender, keys sealer) {
 	s.actuals(c.actuals, c.actualsGone)
 	s.lrpDefinitions(c.definitions)
 	s.taskDefinitions(c.taskDefinition)
 	s.healthy(c.healthy, c.desiredsGone)
-	if err := s.desireds(keys, c.desireds, c.desiredsGone); err != nil {
-		return err
-	}
-	if err := s.tasks(keys, c.tasks, c.tasksGone); err != nil {
-		return err
-	}
-	return s.domains(c.domains, c.domainsGone)
+	s.desireds(keys, c.desireds, c.desiredsGone)
+	s.tasks(keys, c.tasks, c.tasksGone)
+	s.domains(c.domains, c.domainsGone)
 }
 
 // connection returns the writer's own connection, set up for its statements.

@@ -297,6 +297,11 @@ func (m message) timestamp(field protowire.Number, ns int64) message {
 	return m.num(1, uint64(seconds)).num(2, uint64(nanos)).close(start) //nolint:gosec // two's complement is the encoding
 }
 
+// AppendTimestamp appends a field with a time in nanoseconds since the Unix epoch, unless it is 0.
+func AppendTimestamp(b []byte, field protowire.Number, ns int64) []byte {
+	return message(b).timestamp(field, ns)
+}
+
 // message is an encoded message that fields are appended to. Empty strings and zeros are left out,
 // as proto3 does.
 type message []byte
