@@ -119,7 +119,7 @@ func (n *node) resume(ctx context.Context) error {
 		if n.record.Result.Stopped {
 			n.complete(true, "stopped-before-running", false)
 		} else {
-			n.complete(true, interruptedCreation, true)
+			n.undo(interruptedCreation)
 		}
 		return nil
 	}

@@ -64,11 +64,11 @@ func TestOpenAdopts(t *testing.T) {
 		"a creation cut off may be tried again elsewhere": {
 			create: time.Minute,
 			info:   RunInfo{Action: &app}, want: StateCompleted,
-			result: Result{Failed: true, Retryable: true, FailureReason: interruptedCreation},
+			result: Result{Failed: true, Retryable: true, CellAtFault: true, FailureReason: interruptedCreation},
 		},
 		"a setup cut off may be tried again elsewhere": {
 			info: RunInfo{Setup: &setup, Action: &app}, want: StateCompleted, starts: 1,
-			result: Result{Failed: true, Retryable: true, FailureReason: interruptedCreation},
+			result: Result{Failed: true, Retryable: true, CellAtFault: true, FailureReason: interruptedCreation},
 		},
 		"a result that nobody has asked for is kept": {
 			script: script{"/app": {Code: 9}},

@@ -56,10 +56,27 @@ func (n *node) unbuilt(ctx context.Context, err error) {
 	case cause != nil:
 		n.complete(true, "stopped-before-running", false)
 	default:
-		n.client.suspicious.Store(true)
 		n.log().Warn("creating-container-failed", slog.Any("error", err))
+		if cellAtFault(err) {
+			// At once, and before the work is given back: nobody is to be sent here until a check has passed.
+			n.client.SetHealthy(err)
+			n.client.doubtEngine()
+			n.undo(creationFailure(err))
+			return
+		}
+		n.client.doubtEngine()
 		n.complete(true, creationFailure(err), true)
 	}
+}
+
+// cellAtFault says whether a container could not be built for want of something that every container of this cell needs.
+func cellAtFault(err error) bool {
+	for _, fault := range []error{garden.ErrEngineNotRunning, garden.ErrDiskFull, garden.ErrPortsExhausted, garden.ErrNoAddress, garden.ErrMaxContainers} {
+		if errors.Is(err, fault) {
+			return true
+		}
+	}
+	return false
 }
 
 // creationError says which part of the building failed, in the words that users see.
@@ -100,6 +117,9 @@ func (n *node) build(ctx context.Context) (garden.Container, error) {
 		return nil, err
 	}
 	spec, err := n.containerSpec(info, append(mounts, volumes...))
+	if err == nil {
+		spec.Image, err = c.withToken(ctx, spec.Image)
+	}
 	if err == nil {
 		err = n.addProxy(&spec, listeners)
 	}

@@ -47,7 +47,7 @@ func (c *Client) watchEngine(ctx context.Context) error {
 	if c.cfg.SelfCheck.RootFS != "" {
 		pause = 0 // nobody gets work before the first check
 	}
-	for wait(ctx, pause) {
+	for c.awaitCheck(ctx, pause) {
 		err := c.checkEngine(ctx)
 		if err == nil && c.selfCheckDue(checked) {
 			err = c.selfCheck(ctx)
@@ -63,6 +63,33 @@ func (c *Client) watchEngine(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// awaitCheck waits for the pause, or less if somebody doubts the engine meanwhile: then as long as after a check that has
+// failed, so that many failures at the same time are one reason for doubt. It returns false when ctx ends first.
+func (c *Client) awaitCheck(ctx context.Context, pause time.Duration) bool {
+	start := time.Now()
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-c.doubt:
+			timer.Reset(max(min(pause, c.cfg.EngineCheckInterval/3)-time.Since(start), 0))
+		}
+	}
+}
+
+// doubtEngine asks for a check that makes a container, soon.
+func (c *Client) doubtEngine() {
+	c.suspicious.Store(true)
+	select {
+	case c.doubt <- struct{}{}:
+	default:
+	}
 }
 
 func (c *Client) checkEngine(ctx context.Context) error {

@@ -26,6 +26,7 @@ import (
 
 	"diego.internal/executor/cache"
 	"diego.internal/executor/container"
+	"diego.internal/executor/ecr"
 	"diego.internal/executor/garden"
 	"diego.internal/executor/healthcheck"
 	"diego.internal/executor/identity"
@@ -47,6 +48,7 @@ type Client struct {
 	volumes   *volume.Volumes
 	authority *identity.Authority // nil: containers get no certificates
 	http      *healthcheck.HTTP
+	ecr       *ecr.Client
 	counters  *Counters
 	pools     pools
 	// restrictions are what the engine cannot do on this machine; they do not change.
@@ -72,8 +74,9 @@ type Client struct {
 		mu sync.Mutex
 		sampled
 	}
-	// suspicious asks for a full check of the engine, because a creation has failed.
+	// suspicious asks for a full check of the engine, because a creation has failed; doubt has it made soon.
 	suspicious atomic.Bool
+	doubt      chan struct{}
 }
 
 // pools bound how many of each kind of work run at a time.
@@ -110,9 +113,11 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		engine:       cfg.Engine,
 		events:       newHub(),
 		http:         healthcheck.NewHTTP(cfg.Dial),
+		ecr:          ecr.New(cfg.ECRTransport),
 		counters:     &Counters{},
 		restrictions: capacity.Restrictions,
 		detached:     make(chan struct{}),
+		doubt:        make(chan struct{}, 1),
 		nodes:        make(map[string]*node),
 		ledger:       ledger{total: total},
 		pools: pools{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"path/filepath"
 	"time"
 
@@ -28,6 +29,9 @@ type Config struct {
 
 	// Stall is told how long the engine does not answer, also while Open waits for it; nil if nobody wants to know.
 	Stall *Stall `yaml:"-"`
+
+	// ECRTransport carries requests for tokens of AWS's registries; nil is the system's.
+	ECRTransport http.RoundTripper `yaml:"-"`
 
 	// Ephemeral says that containers end with this process, as those of a simulated engine do. Then nothing of them is
 	// written to disk: there is no journal, because nothing could be adopted, and logs are discarded.

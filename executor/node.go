@@ -163,12 +163,24 @@ func (n *node) saveLocked() {
 }
 
 func (n *node) complete(failed bool, reason string, retryable bool) {
-	// Completing is always possible.
+	n.end(func(r container.Record) container.Record { return r.Completed(failed, reason, retryable) })
+}
+
+// undo ends a container that was not built because of something that is wrong with the cell.
+func (n *node) undo(reason string) {
+	n.end(func(r container.Record) container.Record { return r.Undone(reason) })
+}
+
+// end is always possible.
+func (n *node) end(transition func(container.Record) container.Record) {
+	var result container.Result
 	_ = n.change(EventComplete, func(r container.Record) (container.Record, error) {
-		return r.Completed(failed, reason, retryable), nil
+		r = transition(r)
+		result = r.Result
+		return r, nil
 	})
 	n.client.counters.Completed.Add(1)
-	n.log().Info("container-completed", slog.Bool("failed", failed), slog.String("reason", shorten(reason)))
+	n.log().Info("container-completed", slog.Bool("failed", result.Failed), slog.String("reason", shorten(result.FailureReason)))
 }
 
 // shorten keeps a reason in the executor's own log to a line; the whole is in the record.

@@ -2,6 +2,7 @@ package executor
 
 import (
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -97,12 +98,63 @@ func TestSelfCheckWhen(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, int64(2), checks.Load())
 		c.run("i", RunInfo{Action: new(process("/app", ""))})
-		time.Sleep(31 * time.Second) //nolint:forbidigo // the clock of the bubble
+		time.Sleep(11 * time.Second) //nolint:forbidigo // the clock of the bubble
 		synctest.Wait()
 		require.Equal(t, int64(3), checks.Load(), "a failed creation is a reason for doubt")
 		healthy, _ := c.client.Healthy()
 		require.True(t, healthy, "which the check removes: the image was to blame")
 	})
+}
+
+// A cell that cannot build for a reason of its own says so before it gives the work back, and recovers by a check.
+func TestCellAtFault(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err   error
+		fault bool
+	}{
+		"an engine that is away":    {fmt.Errorf("creating: %w", garden.ErrEngineNotRunning), true},
+		"a disk that is full":       {garden.ErrDiskFull, true},
+		"ports that have run out":   {garden.ErrPortsExhausted, true},
+		"addresses that have":       {garden.ErrNoAddress, true},
+		"more containers than room": {garden.ErrMaxContainers, true},
+		"an image that is missing":  {&garden.RootFSError{URI: "docker:///a", Err: garden.ErrImageNotFound}, false},
+		"an image that is too big":  {garden.ErrImageTooLarge, false},
+		"anything else":             {errors.New("odd"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newCell(t, nil, func(cfg *simulated.Config) {
+					cfg.OnCreate = func(garden.ContainerSpec) (time.Duration, error) { return 0, test.err }
+				}).open()
+				defer c.stop()
+				events := c.client.SubscribeToEvents()
+				defer events.Close()
+				c.run("i", RunInfo{Action: new(process("/app", ""))})
+				for {
+					event, err := events.Next(t.Context())
+					require.NoError(t, err)
+					if event.Kind == EventComplete {
+						break
+					}
+				}
+				// Whoever acts on the event finds the cell as it is.
+				healthy, err := c.client.Healthy()
+				require.Equal(t, test.fault, !healthy)
+				if test.fault {
+					require.ErrorIs(t, err, test.err)
+				}
+				result := c.get("i").Result
+				require.True(t, result.Retryable)
+				require.Equal(t, test.fault, result.CellAtFault)
+				time.Sleep(11 * time.Second) //nolint:forbidigo // the clock of the bubble
+				synctest.Wait()
+				healthy, _ = c.client.Healthy()
+				require.True(t, healthy, "without a container for checks an answer is enough")
+			})
+		})
+	}
 }
 
 func TestSelfCheckIsChecked(t *testing.T) {

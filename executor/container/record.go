@@ -54,6 +54,8 @@ type Result struct {
 	FailureReason string `json:"failure_reason"`
 	// Retryable says that the infrastructure failed before user code ran.
 	Retryable bool `json:"retryable"`
+	// CellAtFault says that the cell failed and not the workload: any other cell may well run it. It implies Retryable.
+	CellAtFault bool `json:"cell_at_fault,omitempty"`
 	// Stopped says that somebody asked for the stop.
 	Stopped bool `json:"stopped"`
 }
@@ -159,6 +161,13 @@ func (r Record) StopRequested() Record {
 func (r Record) Completed(failed bool, reason string, retryable bool) Record {
 	r.State, r.Routable = StateCompleted, false
 	r.Result = Result{Failed: failed, FailureReason: CutReason(reason), Retryable: retryable, Stopped: r.Result.Stopped}
+	return r
+}
+
+// Undone ends a container that the cell could not build, for a reason that is the cell's own.
+func (r Record) Undone(reason string) Record {
+	r = r.Completed(true, reason, true)
+	r.Result.CellAtFault = true
 	return r
 }
 

@@ -43,6 +43,7 @@ type testbed struct {
 	mu         sync.Mutex
 	fate       simulated.Fate // guarded by mu; of the next processes
 	build      time.Duration  // guarded by mu; how long a creation takes
+	buildErr   error          // guarded by mu; what becomes of a creation
 	evacuating bool           // guarded by mu
 	deleted    []string       // guarded by mu; guids that were told of before their deletion
 	observed   int            // guarded by mu; complete rounds
@@ -59,7 +60,7 @@ func inCell(t *testing.T, test func(b *testbed)) {
 			OnCreate: func(garden.ContainerSpec) (time.Duration, error) {
 				b.mu.Lock()
 				defer b.mu.Unlock()
-				return b.build, nil
+				return b.build, b.buildErr
 			},
 			OnRun: func(garden.ContainerSpec, garden.ProcessSpec) simulated.Fate {
 				b.mu.Lock()
@@ -159,10 +160,12 @@ func (b *testbed) bring(guid string, to state) {
 		b.fate = simulated.Fate{Code: 2}
 	case exited:
 		b.fate = simulated.Fate{Code: 0, Files: map[string]string{"/result": "42"}}
-	case reserved, running, stopped, unbuilt, asScripted:
+	case unbuilt:
+		b.buildErr = errors.New("no such image")
+	case reserved, running, stopped, undone, asScripted:
 	}
 	b.mu.Unlock()
-	if to == unbuilt {
+	if to == undone {
 		b.engine.SetDown(errors.New("no engine"))
 	}
 	tags := map[string]string{translate.TagDefinitionID: "definition-1"}
@@ -175,7 +178,7 @@ func (b *testbed) bring(guid string, to state) {
 		require.NoError(b.t, b.exec.StopContainer(b.t.Context(), guid))
 		synctest.Wait()
 	}
-	if to == unbuilt {
+	if to == undone {
 		b.engine.SetDown(nil)
 	}
 	require.Equal(b.t, to.of(), b.container(guid).State, "state that the test begins in")
@@ -192,14 +195,15 @@ const (
 	crashed    // ended with status 2
 	exited     // ended with status 0
 	stopped    // ended because somebody asked
-	unbuilt    // the engine failed
+	unbuilt    // the workload cannot be built
+	undone     // the engine failed
 	asScripted // ended as the test's fate says
 )
 
 func (s state) of() executor.State {
 	return []executor.State{
 		executor.StateReserved, executor.StateInitializing, executor.StateCreated, executor.StateRunning,
-		executor.StateCompleted, executor.StateCompleted, executor.StateCompleted, executor.StateCompleted, executor.StateCompleted,
+		executor.StateCompleted, executor.StateCompleted, executor.StateCompleted, executor.StateCompleted, executor.StateCompleted, executor.StateCompleted,
 	}[s]
 }
 

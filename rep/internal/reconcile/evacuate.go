@@ -70,6 +70,9 @@ func (r *Reconciler) evacuateLRP(ctx context.Context, c executor.Container) erro
 			_, err := r.BBS.Evacuation.EvacuateStoppedActualLRP(ctx, &bbsv1.EvacuateStoppedActualLRPRequest{Key: key, InstanceKey: instance})
 			return r.deleteAfter(ctx, c, err)
 		}
+		if c.Result.CellAtFault {
+			return r.handBack(ctx, c, key, instance)
+		}
 		_, err := r.BBS.Evacuation.EvacuateCrashedActualLRP(ctx, &bbsv1.EvacuateCrashedActualLRPRequest{Key: key, InstanceKey: instance, CrashReason: translate.CrashReason(c)})
 		return r.deleteAfter(ctx, c, err)
 	default:

@@ -118,6 +118,14 @@ func (r *Reconciler) giveBack(ctx context.Context, c executor.Container, key *wo
 	return r.delete(ctx, c)
 }
 
+// handBack returns an instance that this cell could not build for a reason of its own. That is no crash of the application:
+// the instance is UNCLAIMED again and placed anew, elsewhere, because the cell has called itself unhealthy before.
+func (r *Reconciler) handBack(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey) error {
+	r.Log.WarnContext(ctx, "instance-handed-back", "process_guid", key.GetProcessGuid(), "index", key.GetIndex(), "instance_guid", instance.GetInstanceGuid(), "reason", c.Result.FailureReason)
+	_, err := r.BBS.Evacuation.EvacuateClaimedActualLRP(ctx, &bbsv1.EvacuateClaimedActualLRPRequest{Key: key, InstanceKey: instance})
+	return r.deleteAfter(ctx, c, err)
+}
+
 func (r *Reconciler) reportRunning(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey, known *records) error {
 	running := translate.RunningOf(c, r.Zone)
 	if record, ok := known.lrp(instance); ok && running.Matches(record) {
@@ -145,6 +153,9 @@ func (r *Reconciler) reportRunning(ctx context.Context, c executor.Container, ke
 func (r *Reconciler) reportEnd(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey) error {
 	if c.Result.Stopped {
 		return r.giveBack(ctx, c, key, instance)
+	}
+	if c.Result.CellAtFault {
+		return r.handBack(ctx, c, key, instance)
 	}
 	if c.RunInfo == nil {
 		// A reservation that ran out before its turn. Its record waits for a cell, and to say so would keep the BBS from

@@ -144,6 +144,17 @@ func TestReconcilerLRP(t *testing.T) {
 		"a container that could not be built is a crash": {
 			container: unbuilt, calls: "crash", after: "deleted",
 		},
+		"a container that the cell could not build is handed back": {
+			container: undone, calls: "evacuate-claimed", after: "deleted",
+		},
+		"what is handed back waits for a bbs that is away": {
+			container: undone, bbs: answers{evacuateClaimed: refuse[*bbsv1.EvacuateClaimedActualLRPRequest, bbsv1.EvacuateClaimedActualLRPResponse](errUnavailable)},
+			calls: "evacuate-claimed", after: "completed", fails: true,
+		},
+		"what is handed back and is another's by now is forgotten": {
+			container: undone, bbs: answers{evacuateClaimed: refuse[*bbsv1.EvacuateClaimedActualLRPRequest, bbsv1.EvacuateClaimedActualLRPResponse](errNotFound)},
+			calls: "evacuate-claimed", after: "deleted",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -170,7 +181,7 @@ func TestReconcilerWordsCrashReasons(t *testing.T) {
 	}{
 		"a failure":                {crashed, "APP/PROC/WEB: Exited with status 2"},
 		"an end without failure":   {exited, "APP/PROC/WEB: Exited with status 0"},
-		"an engine that is broken": {unbuilt, "failed to create container"},
+		"an image that is missing": {unbuilt, "failed to create container"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -309,7 +320,8 @@ func TestReconcilerEvacuatesLRPs(t *testing.T) {
 			container: running, bbs: answers{evacuateRunning: refuse[*bbsv1.EvacuateRunningActualLRPRequest, bbsv1.EvacuateRunningActualLRPResponse](errUnavailable)},
 			calls: "evacuate-running", after: "running", fails: true,
 		},
-		"a stopped container is reported as stopped": {container: stopped, calls: "evacuate-stopped", after: "deleted"},
+		"a container that the cell could not build is handed back": {container: undone, calls: "evacuate-claimed", after: "deleted"},
+		"a stopped container is reported as stopped":               {container: stopped, calls: "evacuate-stopped", after: "deleted"},
 		"a stopped container waits for a bbs that is away": {
 			container: stopped, bbs: answers{evacuateStopped: refuse[*bbsv1.EvacuateStoppedActualLRPRequest, bbsv1.EvacuateStoppedActualLRPResponse](errUnavailable)},
 			calls: "evacuate-stopped", after: "completed, stopped", fails: true,

@@ -83,7 +83,8 @@ func TestReconcilerTask(t *testing.T) {
 			container: exited, bbs: answers{completeTask: refuse[*bbsv1.CompleteTaskRequest, bbsv1.CompleteTaskResponse](errUnavailable)},
 			calls: "complete-task", after: "completed", fails: true,
 		},
-		"a task that never began is given back": {container: unbuilt, calls: "reject-task", after: "deleted"},
+		"a task that the cell could not build is given back": {container: undone, calls: "reject-task", after: "deleted"},
+		"a task that never began is given back":              {container: unbuilt, calls: "reject-task", after: "deleted"},
 		"a task that never began waits for a bbs that is away": {
 			container: unbuilt, bbs: answers{rejectTask: refuse[*bbsv1.RejectTaskRequest, bbsv1.RejectTaskResponse](errUnavailable)},
 			calls: "reject-task", after: "completed", fails: true,
