@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -55,7 +56,7 @@ func asked(conn net.Conn, path string) (string, error) {
 		return "", err
 	}
 	body, err := io.ReadAll(response.Body)
-	return string(body), err
+	return string(body), errors.Join(err, response.Body.Close())
 }
 
 // TestRealProxies needs root and containerd, as TestRealContainers does.
@@ -160,17 +161,17 @@ func TestRealProxies(t *testing.T) {
 func proxyPID(t *testing.T, m *machine, guid string) int {
 	t.Helper()
 	folder := filepath.Join(m.client.proxiesDir(), guid, "proxy.json")
-	want, err := os.ReadFile(folder) //nolint:gosec // of the test
+	want, err := os.ReadFile(folder)
 	require.NoError(t, err)
 	found := 0
 	processes, err := filepath.Glob("/proc/[0-9]*")
 	require.NoError(t, err)
 	for _, process := range processes {
-		name, err := os.ReadFile(filepath.Join(process, "comm")) //nolint:gosec // of the kernel
+		name, err := os.ReadFile(filepath.Join(process, "comm"))
 		if err != nil || string(name) != "proxy\n" {
 			continue
 		}
-		have, err := os.ReadFile(filepath.Join(process, "root", pathProxyFolder, "proxy.json")) //nolint:gosec // of the test
+		have, err := os.ReadFile(filepath.Join(process, "root", pathProxyFolder, "proxy.json"))
 		if err == nil && string(have) == string(want) {
 			require.Zero(t, found, "there are two")
 			found, err = strconv.Atoi(filepath.Base(process))
@@ -197,7 +198,7 @@ func running(pid int) bool { return syscall.Kill(pid, 0) == nil }
 // memoryOf tells what of a process is its own and what it shares.
 func memoryOf(t *testing.T, pid int) string {
 	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) //nolint:gosec // of the kernel
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	require.NoError(t, err)
 	var lines []string
 	for line := range strings.Lines(string(status)) {

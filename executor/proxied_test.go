@@ -98,10 +98,10 @@ func (p *proxied) processes(guid string) []string {
 	return paths
 }
 
-// leaf is the certificate that the proxy of a container shows.
-func (p *proxied) leaf(guid, folder string) *x509.Certificate {
+// leaf is the certificate that the proxy of container i shows.
+func (p *proxied) leaf(folder string) *x509.Certificate {
 	p.t.Helper()
-	dir := filepath.Join(p.client.proxiesDir(), guid, folder)
+	dir := filepath.Join(p.client.proxiesDir(), "i", folder)
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "instance.crt"), filepath.Join(dir, "instance.key"))
 	require.NoError(p.t, err)
 	return pair.Leaf
@@ -153,8 +153,8 @@ func TestContainersGetProxies(t *testing.T) {
 			t.Errorf("configuration of the proxy (-want +got):\n%s", diff)
 		}
 
-		require.Equal(t, []string{"i"}, p.leaf("i", proxy.IdentityFolder).DNSNames)
-		c2c := p.leaf("i", proxy.C2CFolder)
+		require.Equal(t, []string{"i"}, p.leaf(proxy.IdentityFolder).DNSNames)
+		c2c := p.leaf(proxy.C2CFolder)
 		require.Equal(t, []string{"i", "a.internal", "1.a.internal"}, c2c.DNSNames)
 		require.Equal(t, record.Net.InternalIP, c2c.IPAddresses[0].String())
 
@@ -363,7 +363,7 @@ func TestStopShowsRoutersAWorthlessCertificate(t *testing.T) {
 		require.Equal(t, StateRunning, p.get("i").State)
 		require.False(t, p.get("i").Routable)
 		for _, folder := range []string{proxy.IdentityFolder, proxy.C2CFolder} {
-			leaf := p.leaf("i", folder)
+			leaf := p.leaf(folder)
 			require.Empty(t, leaf.Subject.String())
 			require.Empty(t, leaf.DNSNames)
 			require.Empty(t, leaf.IPAddresses)
@@ -372,7 +372,7 @@ func TestStopShowsRoutersAWorthlessCertificate(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, before, after, "the application keeps its own")
 		require.NoError(t, p.client.UpdateContainer(t.Context(), UpdateRequest{GUID: "i", InternalRoutes: []InternalRoute{{Hostname: "late.internal"}}}))
-		require.Empty(t, p.leaf("i", proxy.C2CFolder).DNSNames, "a change of routes does not bring it back")
+		require.Empty(t, p.leaf(proxy.C2CFolder).DNSNames, "a change of routes does not bring it back")
 
 		time.Sleep(4 * time.Second) //nolint:forbidigo // the clock of the bubble
 		synctest.Wait()
@@ -391,13 +391,13 @@ func TestInternalRoutesAreInTheCertificate(t *testing.T) {
 		p := newProxied(t, nil, nil)
 		defer func() { p.stop() }()
 		p.begin("i", RunInfo{Ports: []uint32{8080}, InternalRoutes: []InternalRoute{{Hostname: "a.internal"}}})
-		identity := p.leaf("i", proxy.IdentityFolder).SerialNumber
+		identity := p.leaf(proxy.IdentityFolder).SerialNumber
 		update := UpdateRequest{GUID: "i", InternalRoutes: []InternalRoute{{Hostname: "b.internal"}, {Hostname: "münchen.internal"}}}
 		require.NoError(t, p.client.UpdateContainer(t.Context(), update))
-		require.Equal(t, []string{"i", "b.internal", "1.b.internal"}, p.leaf("i", proxy.C2CFolder).DNSNames, "no certificate can hold the other")
-		require.Equal(t, identity, p.leaf("i", proxy.IdentityFolder).SerialNumber)
+		require.Equal(t, []string{"i", "b.internal", "1.b.internal"}, p.leaf(proxy.C2CFolder).DNSNames, "no certificate can hold the other")
+		require.Equal(t, identity, p.leaf(proxy.IdentityFolder).SerialNumber)
 		require.NoError(t, p.client.UpdateContainer(t.Context(), UpdateRequest{GUID: "i", InternalRoutes: []InternalRoute{}}))
-		require.Equal(t, []string{"i"}, p.leaf("i", proxy.C2CFolder).DNSNames)
+		require.Equal(t, []string{"i"}, p.leaf(proxy.C2CFolder).DNSNames)
 		require.Equal(t, int64(3), p.client.Counters().C2CCredentials.Succeeded.Load())
 		require.Equal(t, int64(1), p.client.Counters().Credentials.Succeeded.Load())
 	})
@@ -413,7 +413,7 @@ func TestProxiesOutliveTheProcess(t *testing.T) {
 		})
 		defer func() { p.stop() }()
 		p.begin("i", RunInfo{Ports: []uint32{8080}})
-		first, firstC2C := p.leaf("i", proxy.IdentityFolder), p.leaf("i", proxy.C2CFolder)
+		first, firstC2C := p.leaf(proxy.IdentityFolder), p.leaf(proxy.C2CFolder)
 		p.restart()
 		synctest.Wait()
 		require.Equal(t, StateRunning, p.get("i").State)
@@ -424,8 +424,8 @@ func TestProxiesOutliveTheProcess(t *testing.T) {
 		require.NoError(t, os.WriteFile(router, replaced, 0o600))
 		time.Sleep(23*time.Hour + 32*time.Minute) //nolint:forbidigo // the clock of the bubble
 		synctest.Wait()
-		require.NotEqual(t, first.SerialNumber, p.leaf("i", proxy.IdentityFolder).SerialNumber)
-		require.NotEqual(t, firstC2C.SerialNumber, p.leaf("i", proxy.C2CFolder).SerialNumber)
+		require.NotEqual(t, first.SerialNumber, p.leaf(proxy.IdentityFolder).SerialNumber)
+		require.NotEqual(t, firstC2C.SerialNumber, p.leaf(proxy.C2CFolder).SerialNumber)
 		shown, err := os.ReadFile(filepath.Join(p.client.proxiesDir(), "i", proxy.ClientCAFile))
 		require.NoError(t, err)
 		require.Equal(t, replaced, shown, "the authorities of clients follow the operator's file")
@@ -439,7 +439,7 @@ func TestProxiesOutliveTheProcess(t *testing.T) {
 		require.False(t, p.get("j").Net.Proxied())
 		require.NoError(t, p.client.StopContainer(t.Context(), "i"))
 		synctest.Wait()
-		require.Empty(t, p.leaf("i", proxy.IdentityFolder).DNSNames)
+		require.Empty(t, p.leaf(proxy.IdentityFolder).DNSNames)
 		require.NoError(t, p.client.DeleteContainer(t.Context(), "i"))
 		require.NoDirExists(t, filepath.Join(p.client.proxiesDir(), "i"))
 	})
@@ -456,7 +456,7 @@ func TestProxiesWithoutAuthority(t *testing.T) {
 		p.restart()
 		synctest.Wait()
 		require.NoError(t, p.client.UpdateContainer(t.Context(), UpdateRequest{GUID: "i", InternalRoutes: []InternalRoute{{Hostname: "a.internal"}}}))
-		require.Equal(t, []string{"i"}, p.leaf("i", proxy.C2CFolder).DNSNames)
+		require.Equal(t, []string{"i"}, p.leaf(proxy.C2CFolder).DNSNames)
 		require.NoError(t, p.client.StopContainer(t.Context(), "i"))
 		time.Sleep(2 * time.Second) //nolint:forbidigo // the clock of the bubble
 		synctest.Wait()
