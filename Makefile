@@ -1,6 +1,6 @@
 # Everything a developer or an operator of one machine types. `make help` lists it.
 MODULES := auctioneer bbs cfdot deploy executor inigo locket proto rep route-emitter router servicekit
-BINARIES := locket bbs auctioneer rep route-emitter router cfdot garden-init garden-logger sample local
+BINARIES := locket bbs auctioneer rep route-emitter router cfdot garden-init garden-logger container-proxy sample local
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X diego.internal/servicekit/config.Version=$(VERSION)
 PACKAGES := $(MODULES:%=./%/...)

@@ -34,7 +34,7 @@ func binaries() string {
 
 // startCluster starts a cluster for the specs of one container and stops it after them. Whatever is on the machine that was
 // not there before fails the suite.
-func startCluster(ctx context.Context, tune func(process string, config map[string]any)) *world {
+func startCluster(ctx context.Context, tune func(process string, config map[string]any), change ...func(*cluster.Options)) *world {
 	// Not below the tree: paths of sockets are limited to 107 bytes.
 	folder, err := os.MkdirTemp("", "inigo-")
 	gomega.Expect(err).NotTo(gomega.HaveOccurred())
@@ -42,7 +42,11 @@ func startCluster(ctx context.Context, tune func(process string, config map[stri
 	folder = filepath.Join(folder, "c")
 	before, err := cluster.Look(ctx, folder)
 	gomega.Expect(err).NotTo(gomega.HaveOccurred())
-	c, err := cluster.Start(ctx, cluster.Options{Folder: folder, Bin: binaries(), Cells: 2, Progress: ginkgo.GinkgoWriter, Tune: tune})
+	options := cluster.Options{Folder: folder, Bin: binaries(), Cells: 2, Progress: ginkgo.GinkgoWriter, Tune: tune}
+	for _, f := range change {
+		f(&options)
+	}
+	c, err := cluster.Start(ctx, options)
 	gomega.Expect(err).NotTo(gomega.HaveOccurred())
 	ginkgo.DeferCleanup(func(ctx context.Context) {
 		gomega.Expect(c.Stop(ctx)).To(gomega.Succeed())

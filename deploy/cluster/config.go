@@ -146,11 +146,15 @@ func (p *plan) rep(i int) section {
 	config["cell"] = section{"id": n.cell, "zone": n.zone, "index": i, "address": n.address}
 	config["bbs"] = addresses(p.bbses)
 	config["locket"] = addresses(p.lockets)
-	config["executor"] = section{
+	executor := section{
 		"state_dir": p.path(n.name, "executor"), "memory_mb": 4096, "disk_mb": 16384,
 		"instance_identity": section{"ca_certificate": p.instanceCA, "ca_key": p.instanceKey},
 		"self_check":        section{"rootfs": "preloaded:" + rootFS},
 	}
+	if p.ContainerProxies {
+		executor["container_proxy"] = p.containerProxy()
+	}
+	config["executor"] = executor
 	config["garden"] = section{
 		"socket":           privatedaemon.Socket(p.containerd(i)),
 		"state_folder":     p.path(n.name, "garden"),
@@ -164,6 +168,16 @@ func (p *plan) rep(i int) section {
 		"logger_binary":    filepath.Join(p.Bin, "garden-logger"),
 	}
 	return config
+}
+
+// containerProxy lets in nobody but the router of this cluster. The proxy takes new credentials at once, so that a stop need not
+// wait as long as it does by default.
+func (p *plan) containerProxy() section {
+	router := mtls.Identity{TrustDomain: TrustDomain, Role: mtls.RoleRouter}
+	return section{
+		"enabled": true, "binary": filepath.Join(p.Bin, "container-proxy"), "reload_time": "1s",
+		"require_client_certificates": true, "trusted_ca": p.router.tls.CA, "verify_subject_alt_names": []string{router.String()},
+	}
 }
 
 // containerd of a cell has a short name, because its socket's path must fit into 107 bytes.
@@ -185,6 +199,7 @@ func (p *plan) routerConfig() section {
 	config["nats"] = addresses([]node{p.nats})
 	config["tls"] = tlsOf(p.router)
 	config["access_log"] = section{"file": p.path("logs", "access.log")}
+	config["backends"] = section{"ca": p.instanceCA, "certificate": p.router.tls.Certificate, "key": p.router.tls.Key}
 	return config
 }
 

@@ -25,6 +25,9 @@ type Options struct {
 	Cells int
 	// RouterPort is where the router listens on 127.0.0.1; 0 picks a free port.
 	RouterPort int
+	// ContainerProxies puts a TLS proxy before the ports of instances. The router reaches them through it, and both know each
+	// other by their certificates.
+	ContainerProxies bool
 	// Tune may change the configuration of a process before it is written.
 	Tune func(process string, config map[string]any)
 	// Progress takes a line for each step; nil takes none.

@@ -50,7 +50,7 @@ func run(args []string) error {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	options := cluster.Options{Folder: *folder, Bin: *bin, Cells: *cells, RouterPort: *port, Progress: os.Stdout}
+	options := cluster.Options{Folder: *folder, Bin: *bin, Cells: *cells, RouterPort: *port, ContainerProxies: true, Progress: os.Stdout}
 	switch args[0] {
 	case "run":
 		return runUntilStopped(ctx, options)
