@@ -130,6 +130,9 @@ var stateFigures = []figure{ //nolint:gochecknoglobals // a constant table
 	gauge("bbs_tasks_resolving", "Tasks whose outcome somebody is taking.", number(func(f *figures) int { return f.stats.TasksResolving })),
 
 	counter("bbs_convergence_runs_total", "Looks at everything.", number(func(f *figures) int { return f.status.Runs })),
+	counter("bbs_convergence_full_runs_total", "Looks at everything that could not leave out what is settled.", number(func(f *figures) int { return f.status.FullRuns })),
+	gauge("bbs_convergence_lrps_looked_at", "Desired LRPs that the latest look at everything did not leave out.", number(func(f *figures) int { return f.status.Looked })),
+	counter("bbs_convergence_missed_total", "Desired LRPs that were left out wrongly, as the next part of all LRPs has shown.", number(func(f *figures) int { return f.status.Missed })),
 	gauge("bbs_convergence_duration_seconds", "Time of the latest look at everything.", func(f *figures) float64 { return f.status.Duration.Seconds() }),
 	gauge("bbs_convergence_last_run_timestamp_seconds", "When everything was last looked at, in Unix time, 0 if it was not yet.", func(f *figures) float64 {
 		if f.status.LastRun.IsZero() {

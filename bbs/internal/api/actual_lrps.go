@@ -271,7 +271,7 @@ func (c *actualLRPCell) FetchLRPDefinition(ctx context.Context, req *bbsv1.Fetch
 	if err != nil {
 		return nil, err
 	}
-	m := wire.Desired(row, true)
+	m := wire.Desired(row, false) // the key of the secret route is for who connects, not for the cell
 	m.Definition = withFallbacks(req.GetNetCheckFallback(), def)
 	return &bbsv1.FetchLRPDefinitionResponse{DesiredLrp: m, Revision: view.Revision()}, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -253,7 +254,8 @@ func TestCellsSpeakForThemselvesOnly(t *testing.T) {
 	require.Empty(t, collect(t, stream, err, (*bbsv1.ListActualLRPsResponse).GetActualLrps), "a cell that asks for all sees its own")
 	fetched, err := bbsv1.NewActualLRPCellClient(h.cell("cell-1")).FetchLRPDefinition(ctx, &bbsv1.FetchLRPDefinitionRequest{ProcessGuid: "app"})
 	require.NoError(t, err)
-	require.Contains(t, fetched.GetDesiredLrp().GetRoutes(), "diego-ssh")
+	require.Contains(t, fetched.GetDesiredLrp().GetRoutes(), "internal-router")
+	require.NotContains(t, fetched.GetDesiredLrp().GetRoutes(), "diego-ssh", "its key is for those who connect")
 	require.Equal(t, "secret", fetched.GetDesiredLrp().GetDefinition().GetContainer().GetEnv()[0].GetValue())
 }
 
@@ -289,7 +291,69 @@ func TestReadersGetNoSecrets(t *testing.T) {
 	}
 	withSecrets, err := desired.GetDesiredLRP(t.Context(), &bbsv1.GetDesiredLRPRequest{ProcessGuid: "app", IncludeSecrets: true})
 	require.NoError(t, err)
-	require.Contains(t, withSecrets.GetDesiredLrp().GetRoutes(), "diego-ssh")
+	require.JSONEq(t, `{"private_key":"very secret"}`, string(withSecrets.GetDesiredLrp().GetRoutes()["diego-ssh"]))
+}
+
+// The value of the secret route is not in memory. It outlives all updates but those that replace it.
+func TestUpdatesKeepTheSecretRoute(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.desire("app", 1)
+	client := bbsv1.NewDesiredLRPsClient(h.operator())
+	routesOf := func() map[string][]byte {
+		got, err := client.GetDesiredLRP(t.Context(), &bbsv1.GetDesiredLRPRequest{ProcessGuid: "app", IncludeSecrets: true})
+		require.NoError(t, err)
+		return got.GetDesiredLrp().GetRoutes()
+	}
+	update := func(u *workloadv1.DesiredLRPUpdate) {
+		_, err := client.UpdateDesiredLRP(t.Context(), &bbsv1.UpdateDesiredLRPRequest{ProcessGuid: "app", Update: u})
+		require.NoError(t, err)
+	}
+	first := routesOf()
+	require.JSONEq(t, `{"private_key":"very secret"}`, string(first["diego-ssh"]))
+	for n := range int32(3) {
+		update(&workloadv1.DesiredLRPUpdate{Annotation: new(fmt.Sprint("note ", n)), Instances: new(2 + n)})
+		require.Equal(t, first, routesOf())
+	}
+	at := h.store.Committed().Revision()
+	update(&workloadv1.DesiredLRPUpdate{Routes: &workloadv1.DesiredLRPUpdate_Routes{Routes: first}})
+	require.Equal(t, at, h.store.Committed().Revision(), "the same routes are no change")
+
+	other := map[string][]byte{"diego-ssh": []byte(`{"private_key":"another"}`)}
+	update(&workloadv1.DesiredLRPUpdate{Routes: &workloadv1.DesiredLRPUpdate_Routes{Routes: other}, Instances: new(int32(1))})
+	require.Equal(t, other, routesOf())
+	update(&workloadv1.DesiredLRPUpdate{Annotation: new("last")})
+	require.Equal(t, other, routesOf())
+	update(&workloadv1.DesiredLRPUpdate{Routes: &workloadv1.DesiredLRPUpdate_Routes{Routes: map[string][]byte{"cf-router": []byte(`[]`)}}})
+	require.Equal(t, map[string][]byte{"cf-router": []byte(`[]`)}, routesOf())
+	update(&workloadv1.DesiredLRPUpdate{Annotation: new("without a secret")})
+}
+
+// Updates that race, of which some replace the secret route, are all carried out, and the last secret is whole.
+func TestUpdatesThatRaceAboutTheSecretRoute(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.desire("app", 1)
+	client := bbsv1.NewDesiredLRPsClient(h.operator())
+	var g errgroup.Group
+	for n := range 40 {
+		g.Go(func() error {
+			u := &workloadv1.DesiredLRPUpdate{Annotation: new(fmt.Sprint("note ", n))}
+			if n%2 == 0 {
+				u.Routes = &workloadv1.DesiredLRPUpdate_Routes{Routes: map[string][]byte{"diego-ssh": fmt.Appendf(nil, `{"private_key":"%d"}`, n)}}
+			}
+			_, err := client.UpdateDesiredLRP(t.Context(), &bbsv1.UpdateDesiredLRPRequest{ProcessGuid: "app", Update: u})
+			return err
+		})
+		g.Go(func() error {
+			got, err := client.GetDesiredLRP(t.Context(), &bbsv1.GetDesiredLRPRequest{ProcessGuid: "app", IncludeSecrets: true})
+			if err == nil && !strings.Contains(string(got.GetDesiredLrp().GetRoutes()["diego-ssh"]), "private_key") {
+				err = fmt.Errorf("the routes are %q", got.GetDesiredLrp().GetRoutes())
+			}
+			return err
+		})
+	}
+	require.NoError(t, g.Wait())
 }
 
 func TestListsSelectAndOrder(t *testing.T) {

@@ -108,21 +108,29 @@ func (d *desiredLRPs) UpdateDesiredLRP(ctx context.Context, req *bbsv1.UpdateDes
 	}
 	at := d.stamp()
 	var tag lrp.ModificationTag
-	revision, err := d.Store.Apply(ctx, func(tx *store.Tx) error {
-		before := tx.Desired(guid)
-		change, err := lrp.ApplyUpdate(before, update, lrp.Group(tx.InstancesOf(guid)), at)
-		if err != nil {
-			return err
-		}
-		if def != nil {
-			if before.ActiveDefinitionID != def.ID {
-				return lrp.ErrConflict.With("desired LRP %q has another definition", guid)
+	var revision uint64
+	err = d.withSecret(ctx, guid, req.GetUpdate().GetRoutes(), func(secret []byte) (err error) {
+		revision, err = d.Store.Apply(ctx, func(tx *store.Tx) error {
+			tx.Know(secret)
+			before := tx.Desired(guid)
+			change, err := lrp.ApplyUpdate(before, update, lrp.Group(tx.InstancesOf(guid)), at)
+			if err != nil {
+				return err
 			}
-			tx.PutDefinition(*def)
-		}
-		tx.PutChange(before, change)
-		tag = change.Desired.Tag
-		return nil
+			if def != nil {
+				if before.ActiveDefinitionID != def.ID {
+					return lrp.ErrConflict.With("desired LRP %q has another definition", guid)
+				}
+				tx.PutDefinition(*def)
+			}
+			if change.Desired != before && !tx.Knows(change.Desired) {
+				return store.ErrSecretMoved
+			}
+			tx.PutChange(before, change)
+			tag = change.Desired.Tag
+			return nil
+		})
+		return err
 	})
 	if err != nil {
 		finalConflict(ctx, err)
@@ -130,6 +138,35 @@ func (d *desiredLRPs) UpdateDesiredLRP(ctx context.Context, req *bbsv1.UpdateDes
 	}
 	d.Log.InfoContext(ctx, "lrp-updated", "process_guid", guid, "revision", revision)
 	return &bbsv1.UpdateDesiredLRPResponse{Revision: revision, ModificationTag: wire.Tag(tag)}, nil
+}
+
+// secretAttempts bounds how often a secret route is read that changes each time.
+const secretAttempts = 5
+
+// withSecret calls change with the value of the secret route that an updated LRP will have: that of the update or else the present
+// one. It reads that again, and calls again, if it has changed in between.
+func (d *desiredLRPs) withSecret(ctx context.Context, guid string, routes *workloadv1.DesiredLRPUpdate_Routes, change func(secret []byte) error) error {
+	if routes != nil {
+		return change(routes.GetRoutes()[wire.SecretRouter])
+	}
+	var err error
+	for range secretAttempts {
+		var view *store.View
+		if view, err = d.Store.View(); err != nil {
+			return err
+		}
+		var secret []byte
+		if row := view.Desired(guid); row != nil {
+			secret, err = d.Store.SecretRoute(ctx, row)
+		}
+		if err == nil {
+			err = change(secret)
+		}
+		if !errors.Is(err, store.ErrSecretMoved) {
+			return err
+		}
+	}
+	return err
 }
 
 // finalConflict keeps the client's gRPC from repeating a request whose precondition can never hold again: by its code alone it
@@ -234,10 +271,17 @@ func (d *desiredLRPs) GetDesiredLRP(ctx context.Context, req *bbsv1.GetDesiredLR
 		return nil, err
 	}
 	def = withFallbacks(req.GetNetCheckFallback(), def)
-	m := wire.Desired(row, req.GetIncludeSecrets())
+	m := wire.Desired(row, false)
 	if m.Definition = withoutSecrets(def); req.GetIncludeSecrets() {
+		secret, err := d.Store.SecretRoute(ctx, row)
+		if err != nil {
+			return nil, err
+		}
 		d.secretsRead(ctx, "desired-lrp", row.ProcessGUID)
 		m.Definition = def
+		if secret != nil {
+			m.Routes[wire.SecretRouter] = secret
+		}
 	}
 	return &bbsv1.GetDesiredLRPResponse{DesiredLrp: m, Revision: view.Revision()}, nil
 }

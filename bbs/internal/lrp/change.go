@@ -1,7 +1,6 @@
 package lrp
 
 import (
-	"bytes"
 	"slices"
 )
 
@@ -119,7 +118,7 @@ func (p *CrashPolicy) equal(o *CrashPolicy) bool {
 		eq(p.MaxRestartAttempts, o.MaxRestartAttempts)
 }
 
-func (r Route) equal(o Route) bool { return r.Router == o.Router && bytes.Equal(r.Value, o.Value) }
+func (r Route) equal(o Route) bool { return r.Router == o.Router && sameValue(r.Value, o.Value) }
 
 // RemoveDesired removes an LRP and stops its instances.
 //

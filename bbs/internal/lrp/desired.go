@@ -15,7 +15,7 @@ const (
 	Recreate
 )
 
-// Route is what one router is to know. The value is JSON, stored and returned byte for byte.
+// Route is what one router is to know. The value is JSON, stored and returned byte for byte; in memory it may be concealed.
 type Route struct {
 	Router string // for example cf-router
 	Value  []byte

@@ -33,6 +33,9 @@ type batch struct {
 	// anew in the same batch must not inherit it.
 	healthyGone map[string]struct{}
 
+	// secrets are values that records of this batch have concealed, by what stands for them.
+	secrets secrets
+
 	definitions     []definitionWrite
 	taskDefinitions []taskDefinitionWrite
 	events          []watch.Event
@@ -70,7 +73,7 @@ func newBatch(state *state, epoch int64, revision uint64, at time.Time) *batch {
 		state: state, epoch: epoch, revision: revision, at: at,
 		actuals: map[actualID]struct{}{}, desireds: map[string]struct{}{},
 		tasks: map[string]struct{}{}, domains: map[string]struct{}{}, healthy: map[string]struct{}{}, healthyGone: map[string]struct{}{},
-		encodings: map[*lrp.Actual][]byte{},
+		encodings: map[*lrp.Actual][]byte{}, secrets: secrets{},
 	}
 	_, _ = rand.Read(b.id[:]) // never fails, see crypto/rand
 	return b
@@ -112,7 +115,7 @@ func asError(v any) error {
 }
 
 // touch remembers that a row is to be written. A row that is the same again at the end, because its
-// request was undone, is written once too often, which does no harm.
+// request was undone, is written once too often, which does no harm, unless it is a desired LRP.
 func (b *batch) touch(obj any) {
 	switch row := obj.(type) {
 	case *actualRow:
@@ -151,7 +154,7 @@ func (b *batch) encoded(a *lrp.Actual) []byte {
 type changes struct {
 	actuals        []*actualRow
 	actualsGone    []actualID
-	desireds       []*lrp.Desired
+	desireds       []*lrp.Desired // with nothing concealed
 	desiredsGone   []string
 	tasks          []*task.Task
 	tasksGone      []string
@@ -172,10 +175,13 @@ func (b *batch) changes() changes {
 		}
 	}
 	for guid := range b.desireds {
-		if d := b.state.desireds.get(keyOf(guid)); d != nil {
-			c.desireds = append(c.desireds, d)
-		} else {
+		switch d := b.state.desireds.get(keyOf(guid)); {
+		case d == nil:
 			c.desiredsGone = append(c.desiredsGone, guid)
+		case d.Revision == b.revision:
+			c.desireds = append(c.desireds, b.secrets.revealed(d))
+		default:
+			// The request was undone. What the record has concealed need not be known here.
 		}
 	}
 	for guid := range b.healthy {

@@ -25,10 +25,11 @@ func entryOfEverything(tb testing.TB) ([]byte, changes, []watch.Event) {
 	row := new(recordEncoder).actual(a)
 	d := desired("app", 2)
 	d.HealthyDefinitionID, d.Revision = "def-0", 9
+	known := secrets{string(lrp.Conceal(secretRoute(d))): secretRoute(d)}
 	new(recordEncoder).desired(d)
 	c := changes{
 		actuals: []*actualRow{row}, actualsGone: []actualID{{Key: lrp.Key{ProcessGUID: "gone", Index: 1}, presence: lrp.Suspect}},
-		desireds: []*lrp.Desired{d}, desiredsGone: []string{"gone"},
+		desireds: []*lrp.Desired{known.revealed(d)}, desiredsGone: []string{"gone"},
 		tasks:     []*task.Task{{GUID: "t", Domain: "d", State: task.Pending, DefinitionDigest: "\x00", HasCallback: true, CreatedAt: 1}},
 		tasksGone: []string{"gone"}, healthy: []healthyWrite{{guid: "app", id: "def-1"}},
 		domains: []*lrp.Domain{{Name: "d", FreshUntil: lrp.FreshForever, Revision: 9}, {Name: "policy", Revision: 8}}, domainsGone: []string{"gone"},
@@ -61,7 +62,9 @@ func TestEntryRoundTrip(t *testing.T) {
 		puts = append(puts, r.put)
 	}
 	require.Equal(t, []string{"gone", "gone", "gone", "gone"}, gone)
-	require.Empty(t, cmp.Diff([]any{c.actuals[0], c.desireds[0], c.tasks[0], c.healthy[0], c.domains[0], c.domains[1]}, puts,
+	concealed := *c.desireds[0]
+	packDesired(&concealed, concealed.Encoded)
+	require.Empty(t, cmp.Diff([]any{c.actuals[0], &concealed, c.tasks[0], c.healthy[0], c.domains[0], c.domains[1]}, puts,
 		cmp.AllowUnexported(actualRow{}, healthyWrite{}), cmpopts.EquateEmpty()))
 	require.Equal(t, c.actualsGone[0], e.rows[1].id)
 
@@ -97,8 +100,9 @@ func TestEntryOfAnOlderRelease(t *testing.T) {
 	t.Parallel()
 	d := desired("app", 2)
 	d.HealthyDefinitionID, d.PreviousDefinitionID, d.CreatedAt, d.UpdatedAt, d.Revision = "def-0", "def-2", 1, 2, 9
-	new(recordEncoder).desired(d)
 	header, err := proto.Marshal(wire.Desired(d, true))
+	known := secrets{string(lrp.Conceal(secretRoute(d))): secretRoute(d)}
+	new(recordEncoder).desired(d)
 	require.NoError(t, err)
 	var e entryEncoder
 	e.positions = map[*byte]uint64{}
@@ -108,7 +112,7 @@ func TestEntryOfAnOlderRelease(t *testing.T) {
 	require.Len(t, older.rows, 1)
 	require.Empty(t, cmp.Diff(d, older.rows[0].put))
 
-	plain := new(entryEncoder).encode(&changes{desireds: []*lrp.Desired{d}}, nil)
+	plain := new(entryEncoder).encode(&changes{desireds: []*lrp.Desired{known.revealed(d)}}, nil)
 	now, err := decodeEntry(plain)
 	require.NoError(t, err)
 	require.Empty(t, cmp.Diff(d, now.rows[0].put))

@@ -121,6 +121,7 @@ func drawOperation(t *rapid.T) operation {
 		},
 		"scale": func(tx *Tx) error {
 			before := tx.Desired(guid)
+			tx.Know([]byte(secretOfTests))
 			change, err := lrp.ApplyUpdate(before, lrp.Update{Instances: new(key.Index)}, lrp.Group(tx.InstancesOf(guid)), at)
 			if err == nil {
 				tx.PutChange(before, change)

@@ -60,14 +60,17 @@ func packActual(a *lrp.Actual, encoded []byte) *actualRow {
 	return &actualRow{Actual: a, encoded: encoded}
 }
 
-// packDesired makes the texts of a record parts of its encoding.
+// packDesired makes the texts of a record parts of its encoding, and conceals its secret route.
 func packDesired(d *lrp.Desired, info []byte) {
 	d.Encoded = info
 	p := packer{text: textOf(info)}
 	p.pack(&d.ProcessGUID, &d.Domain, &d.LogGUID, &d.Annotation, &d.Placement.RootFS)
 	d.Routes, d.MetricTags, d.InternalHostnames = slices.Clone(d.Routes), slices.Clone(d.MetricTags), slices.Clone(d.InternalHostnames)
 	for i := range d.Routes {
-		if route := &d.Routes[i]; route.Router != wire.SecretRouter {
+		route := &d.Routes[i]
+		if route.Router == wire.SecretRouter {
+			route.Router, route.Value = wire.SecretRouter, lrp.Conceal(route.Value)
+		} else {
 			p.pack(&route.Router)
 			if at := p.find(textOf(route.Value)); at >= 0 {
 				route.Value = slices.Clip(info[at : at+len(route.Value)])

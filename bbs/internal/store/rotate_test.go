@@ -146,6 +146,7 @@ func TestRotateUnderLoad(t *testing.T) {
 				annotation := fmt.Sprint("note ", i)
 				_, err := s.Apply(t.Context(), func(tx *Tx) error {
 					before := tx.Desired(guid)
+					tx.Know([]byte(secretOfTests))
 					change, err := lrp.ApplyUpdate(before, lrp.Update{Annotation: &annotation}, lrp.Group(tx.InstancesOf(guid)), stamp())
 					tx.PutChange(before, change)
 					return err
@@ -219,6 +220,7 @@ func TestRotateReplacesOnlyWhatItRead(t *testing.T) {
 	annotation := "changed meanwhile"
 	_, err := s.Apply(t.Context(), func(tx *Tx) error {
 		before := tx.Desired(page[0].a)
+		tx.Know([]byte(secretOfTests))
 		change, err := lrp.ApplyUpdate(before, lrp.Update{Annotation: &annotation}, lrp.Group(tx.InstancesOf(page[0].a)), stamp())
 		tx.PutChange(before, change)
 		return err

@@ -62,11 +62,14 @@ func run(tb testing.TB, s *Store) <-chan error {
 	return ended
 }
 
+// secretOfTests is the value of the secret route of all LRPs of the tests.
+const secretOfTests = `{"private_key":"secret"}`
+
 func desired(guid string, instances int32) *lrp.Desired {
 	routes, hostnames, err := lrp.ParseRoutes(map[string][]byte{
 		"cf-router":       []byte(`[{"hostnames":["a.example.com"],"port":8080}]`),
 		"internal-router": []byte(`[{"hostname":"a.internal"}]`),
-		"diego-ssh":       []byte(`{"private_key":"secret"}`),
+		"diego-ssh":       []byte(secretOfTests),
 	})
 	if err != nil {
 		panic(err)

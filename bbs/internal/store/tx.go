@@ -146,6 +146,7 @@ func (tx *Tx) putDesired(before, after *lrp.Desired) {
 		return
 	}
 	after.Revision = tx.batch.revision
+	tx.learn(after)
 	tx.batch.encoder.desired(after)
 	if before == nil || before.HealthyDefinitionID != after.HealthyDefinitionID {
 		tx.batch.healthy[after.ProcessGUID] = struct{}{}

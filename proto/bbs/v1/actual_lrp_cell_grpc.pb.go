@@ -47,8 +47,9 @@ type ActualLRPCellClient interface {
 	CrashActualLRP(ctx context.Context, in *CrashActualLRPRequest, opts ...grpc.CallOption) (*CrashActualLRPResponse, error)
 	// RemoveActualLRP removes the ordinary record of an instance that was stopped. Reasons: ResourceNotFound.
 	RemoveActualLRP(ctx context.Context, in *RemoveActualLRPRequest, opts ...grpc.CallOption) (*RemoveActualLRPResponse, error)
-	// FetchLRPDefinition reads what the cell needs to run an instance that it has claimed, secrets included. A cell that
-	// holds no instance of the LRP is refused. Reasons: ResourceNotFound, PermissionDenied.
+	// FetchLRPDefinition reads what the cell needs to run an instance that it has claimed, secrets included, but for the route of
+	// diego-ssh, whose key is for those who connect. A cell that holds no instance of the LRP is refused. Reasons: ResourceNotFound,
+	// PermissionDenied.
 	FetchLRPDefinition(ctx context.Context, in *FetchLRPDefinitionRequest, opts ...grpc.CallOption) (*FetchLRPDefinitionResponse, error)
 }
 
@@ -131,8 +132,9 @@ type ActualLRPCellServer interface {
 	CrashActualLRP(context.Context, *CrashActualLRPRequest) (*CrashActualLRPResponse, error)
 	// RemoveActualLRP removes the ordinary record of an instance that was stopped. Reasons: ResourceNotFound.
 	RemoveActualLRP(context.Context, *RemoveActualLRPRequest) (*RemoveActualLRPResponse, error)
-	// FetchLRPDefinition reads what the cell needs to run an instance that it has claimed, secrets included. A cell that
-	// holds no instance of the LRP is refused. Reasons: ResourceNotFound, PermissionDenied.
+	// FetchLRPDefinition reads what the cell needs to run an instance that it has claimed, secrets included, but for the route of
+	// diego-ssh, whose key is for those who connect. A cell that holds no instance of the LRP is refused. Reasons: ResourceNotFound,
+	// PermissionDenied.
 	FetchLRPDefinition(context.Context, *FetchLRPDefinitionRequest) (*FetchLRPDefinitionResponse, error)
 	mustEmbedUnimplementedActualLRPCellServer()
 }
