@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -118,14 +119,33 @@ func withConfinement(privileged bool) oci.SpecOpts {
 }
 
 // withSeccomp filters system calls of the machine's own architecture and refuses those of others. runc compiles the
-// filter anew for each process; the tables of 32-bit programs would add 15 ms to each.
+// filter anew for each container; the tables of 32-bit programs would add 15 ms to each, and the names of calls that only those
+// have, 4 ms of processor time.
 func withSeccomp(_ context.Context, _ oci.Client, _ *containers.Container, s *oci.Spec) error {
 	profile := seccomp.DefaultProfile(s)
 	if len(profile.Architectures) > 0 {
 		profile.Architectures = profile.Architectures[:1]
 	}
+	if runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64" {
+		for at := range profile.Syscalls {
+			profile.Syscalls[at].Names = slices.DeleteFunc(profile.Syscalls[at].Names, only32Bit)
+		}
+		profile.Syscalls = slices.DeleteFunc(profile.Syscalls, func(rule specs.LinuxSyscall) bool { return len(rule.Names) == 0 })
+	}
 	s.Linux.Seccomp = profile
 	return nil
+}
+
+// only32Bit tells that a system call exists on neither amd64 nor arm64. A rule for one has no effect on them.
+func only32Bit(name string) bool {
+	switch name {
+	case "_llseek", "_newselect", "clock_adjtime64", "clock_gettime64", "fadvise64_64", "fcntl64", "fstat64", "fstatat64", "fstatfs64",
+		"ftruncate64", "ipc", "lstat64", "mmap2", "recv", "send", "sendfile64", "sigprocmask", "sigreturn", "socketcall", "stat64",
+		"statfs64", "timer_gettime64", "timer_settime64", "timerfd_gettime64", "timerfd_settime64", "truncate64", "ugetrlimit", "waitpid":
+		return true
+	}
+	return strings.HasSuffix(name, "_time64") || strings.HasSuffix(name, "id32") || name == "chown32" || name == "fchown32" ||
+		name == "lchown32" || name == "getgroups32" || name == "setgroups32"
 }
 
 // withFuse gives a privileged container /dev/fuse where the machine has it.

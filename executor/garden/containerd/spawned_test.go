@@ -3,12 +3,17 @@ package containerd
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/contrib/seccomp"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -184,4 +189,40 @@ func TestSpawnSurvives(t *testing.T) {
 	status, err := p.Wait(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 128+int(unix.SIGKILL), status.Code)
+}
+
+// TestFilterWithout32Bit looks up what was left out of the filter in the tables of calls of both architectures.
+func TestFilterWithout32Bit(t *testing.T) {
+	t.Parallel()
+	ctx := namespaces.WithNamespace(t.Context(), "test")
+	spec, err := oci.GenerateSpec(ctx, nil, &containers.Container{ID: "x"}, withPrivileges(false))
+	require.NoError(t, err)
+	full := seccomp.DefaultProfile(spec)
+	require.NoError(t, withSeccomp(ctx, nil, nil, spec))
+	kept := map[string]bool{}
+	for _, rule := range spec.Linux.Seccomp.Syscalls {
+		for _, name := range rule.Names {
+			kept[name] = true
+		}
+	}
+	var left []string
+	for _, rule := range full.Syscalls {
+		for _, name := range rule.Names {
+			if !kept[name] {
+				left = append(left, name)
+			}
+		}
+	}
+	require.NotEmpty(t, left)
+	folder, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/sys").Output()
+	require.NoError(t, err)
+	for _, architecture := range []string{"amd64", "arm64"} {
+		table, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(folder)), "unix", "zsysnum_linux_"+architecture+".go"))
+		require.NoError(t, err)
+		require.Contains(t, string(table), "\tSYS_OPENAT ")
+		for _, name := range left {
+			require.NotContains(t, string(table), "\tSYS_"+strings.ToUpper(name)+" ", architecture)
+		}
+	}
+	require.True(t, kept["openat"] && kept["fstat"] && kept["sendfile"] && kept["futex"] && kept["setuid"])
 }
