@@ -44,7 +44,7 @@ const (
 func Certificate(check string, leaf *x509.Certificate, role string, now time.Time) Result {
 	id, err := mtls.IdentityOf(leaf)
 	left := leaf.NotAfter.Sub(now)
-	r := Result{Check: check, Status: OK, Detail: fmt.Sprintf("%s, valid until %s (%s)", id, leaf.NotAfter.UTC().Format(time.DateOnly), days(left))}
+	r := Result{Check: check, Status: OK, Detail: fmt.Sprintf("%s, %s", id, Validity(leaf, now))}
 	switch {
 	case err != nil:
 		r.Status, r.Detail, r.Advice = Failed, "names nobody: "+err.Error(), "issue one with a SPIFFE URI among its alternative names"
@@ -58,6 +58,11 @@ func Certificate(check string, leaf *x509.Certificate, role string, now time.Tim
 		r.Status, r.Advice = Warning, "renew it; processes read new files by themselves"
 	}
 	return r
+}
+
+// Validity says how long a certificate is valid.
+func Validity(leaf *x509.Certificate, now time.Time) string {
+	return fmt.Sprintf("valid until %s (%s)", leaf.NotAfter.UTC().Format(time.DateOnly), days(leaf.NotAfter.Sub(now)))
 }
 
 func days(left time.Duration) string {

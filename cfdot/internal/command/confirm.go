@@ -2,6 +2,7 @@ package command
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -33,7 +34,7 @@ func (s *safety) allow(a *app, format string, args ...any) (bool, error) {
 	}
 	_, _ = fmt.Fprintf(a.Stderr, "On %s: %s. Go on? [y/N] ", a.flags.cluster(), what)
 	answer, err := bufio.NewReader(a.Stdin).ReadString('\n')
-	if err != nil && err != io.EOF { //nolint:errorlint // readers return it bare
+	if err != nil && !errors.Is(err, io.EOF) {
 		return false, fmt.Errorf("reading the answer: %w", err)
 	}
 	switch strings.ToLower(strings.TrimSpace(answer)) {

@@ -30,7 +30,7 @@ func (a *app) contexts() *cobra.Command {
 
 Files are found beside it. A context given by --context wins over the environment; one given by CFDOT_CONTEXT or as current is used
 only if neither flags nor environment name a server.`,
-		Example: "  cfdot contexts\n  cfdot --context prod summary\n  export CFDOT_CONTEXT=prod",
+		Example: "  cfdot contexts\n  cfdot summary --context prod\n  cfdot contexts -o name",
 		RunE: func(*cobra.Command, []string) error {
 			file, err := contexts.Load(contexts.Path(a.Getenv))
 			if err != nil {

@@ -26,7 +26,7 @@ import (
 func (a *app) describe() []*cobra.Command {
 	parent := &cobra.Command{
 		Use: "describe", Short: "All that is known of one process, task or cell, on one page", Args: exactly("lrp, task or cell"),
-		Example: "  cfdot describe lrp my-app\n  cfdot describe task my-task --since 24h\n  cfdot describe cell cell-1",
+		Example: "  cfdot describe lrp my-app\n  cfdot describe task my-task\n  cfdot describe cell cell-1",
 	}
 	parent.RunE = func(_ *cobra.Command, args []string) error {
 		return usage("describe lrp, task or cell, not %q", args[0])

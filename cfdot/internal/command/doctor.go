@@ -58,9 +58,9 @@ Exit 0 if none failed; warnings are no failures. What cannot be asked because it
 
 func (a *app) resultColumns() []output.Column[checkup.Result] {
 	return []output.Column[checkup.Result]{
-		{Name: "CHECK", ID: true, Cell: func(r checkup.Result) string { return r.Check }},
+		{Name: "CHECK", ID: true, Whole: true, Cell: func(r checkup.Result) string { return r.Check }},
 		{Name: "STATUS", Cell: func(r checkup.Result) string { return string(r.Status) }, Mood: statusMood},
-		{Name: "DETAIL", Cell: func(r checkup.Result) string { return joined("; ", r.Detail, r.Advice) }},
+		{Name: "DETAIL", Whole: true, Cell: func(r checkup.Result) string { return joined("; ", r.Detail, r.Advice) }},
 	}
 }
 
@@ -127,16 +127,16 @@ func (d *diagnosis) ownCertificate(context.Context) []checkup.Result {
 
 // kind of servers that the user names by address.
 type serverKind struct {
-	name, flag, list, role, health string
+	name, server, flag, list, role, health string
 	// oneActive: of several only one serves, the others stand by.
 	oneActive bool
 }
 
 func (f *flags) kinds() []serverKind {
 	return []serverKind{
-		{"bbs", "bbsURL", f.bbs, mtls.RoleBBS, "bbs.v1", true},
-		{"locket", "locketAPILocation", f.locket, mtls.RoleLocket, "locket.v1", false},
-		{"auctioneer", "auctioneerLocation", f.auctioneer, mtls.RoleAuctioneer, "auctioneer.v1", true},
+		{"bbs", serverBBS, "bbsURL", f.bbs, mtls.RoleBBS, "bbs.v1", true},
+		{"locket", serverLocket, "locketAPILocation", f.locket, mtls.RoleLocket, "locket.v1", false},
+		{"auctioneer", serverAuctioneer, "auctioneerLocation", f.auctioneer, mtls.RoleAuctioneer, "auctioneer.v1", true},
 	}
 }
 
@@ -174,7 +174,7 @@ func (d *diagnosis) servers(ctx context.Context) []checkup.Result {
 func (d *diagnosis) judge(kind serverKind, g greeting) checkup.Result {
 	check := kind.name + " " + g.address
 	if g.err != nil {
-		return checkup.Result{Check: check, Status: checkup.Failed, Detail: reason(g.err), Advice: "see its log and whether the address is right"}
+		return checkup.Result{Check: check, Status: checkup.Failed, Detail: g.why, Advice: "see its log and whether the address is right"}
 	}
 	d.heard(check, g)
 	r := checkup.Certificate(check, g.leaf, kind.role, d.now)
@@ -186,7 +186,11 @@ func (d *diagnosis) judge(kind serverKind, g greeting) checkup.Result {
 		state = "not serving"
 		r.Status, r.Advice = checkup.Failed, "see its log: its database may be gone"
 	}
-	r.Detail = fmt.Sprintf("%s, answered in %s; certificate of %s", state, g.took.Round(100*time.Microsecond), r.Detail)
+	certificate := r.Detail
+	if r.Status == checkup.OK {
+		certificate = "certificate " + checkup.Validity(g.leaf, d.now)
+	}
+	r.Detail = fmt.Sprintf("%s, answered in %s; %s", state, output.Latency(g.took), certificate)
 	return r
 }
 
@@ -218,7 +222,7 @@ func (d *diagnosis) convergence(s *bbsv1.GetStatusResponse) []checkup.Result {
 		return []checkup.Result{r}
 	}
 	ago := time.Since(last.AsTime())
-	r.Detail = fmt.Sprintf("%s ago, took %s", output.Duration(ago), s.GetLastConvergenceDuration().AsDuration().Round(100*time.Microsecond))
+	r.Detail = fmt.Sprintf("%s ago, took %s", output.Duration(ago), output.Latency(s.GetLastConvergenceDuration().AsDuration()))
 	if ago > stale {
 		r.Status, r.Advice = checkup.Failed, "see the log of the active BBS"
 	}
@@ -330,7 +334,7 @@ func (d *diagnosis) locks(ctx context.Context) []checkup.Result {
 	if err != nil {
 		return append(out, checkup.Result{Check: "locks", Status: checkup.Failed, Detail: reason(err)})
 	}
-	database := checkup.Result{Check: "database of locket", Status: checkup.OK, Detail: fmt.Sprintf("read within %s, connection included", time.Since(began).Round(100*time.Microsecond))}
+	database := checkup.Result{Check: "database of locket", Status: checkup.OK, Detail: fmt.Sprintf("read within %s, connection included", output.Latency(time.Since(began)))}
 	if time.Since(began) > time.Second {
 		database.Status, database.Advice = checkup.Warning, "presences live for seconds: see the load of the database"
 	}
@@ -380,15 +384,12 @@ func (d *diagnosis) oneCell(ctx context.Context, cell *bbsv1.Cell) *checkup.Resu
 	check := "cell " + id
 	g := d.greet(ctx, serverKind{role: mtls.RoleCell, flag: "rep_url of cell " + id}, id, cell.GetPresence().GetRepAddress())
 	if g.err != nil {
-		return &checkup.Result{Check: check, Status: checkup.Failed, Detail: reason(g.err), Advice: "it is present, but its rep at " + g.address + " does not answer us"}
+		return &checkup.Result{Check: check, Status: checkup.Failed, Detail: g.why, Advice: "it is present, but its rep at " + g.address + " does not answer us"}
 	}
 	if g.version == "" {
 		g.version = cell.GetPresence().GetVersion()
 	}
 	d.heard(check, g)
-	if r := checkup.Certificate(check, g.leaf, mtls.RoleCell, d.now); r.Status != checkup.OK {
-		return &r
-	}
 	state, err := d.askCell(ctx, cell)
 	switch {
 	case err != nil:
@@ -399,6 +400,9 @@ func (d *diagnosis) oneCell(ctx context.Context, cell *bbsv1.Cell) *checkup.Resu
 		return &checkup.Result{Check: check, Status: checkup.Failed, Detail: "takes no work: " + state.GetReason(), Advice: "see the log of its rep and its container engine"}
 	case len(state.GetRestrictions()) > 0:
 		return &checkup.Result{Check: check, Status: checkup.Warning, Detail: "restricted: " + strings.Join(state.GetRestrictions(), "; ")}
+	}
+	if r := checkup.Certificate(check, g.leaf, mtls.RoleCell, d.now); r.Status != checkup.OK {
+		return &r
 	}
 	return nil
 }
@@ -412,8 +416,8 @@ func (d *diagnosis) together(context.Context) []checkup.Result {
 
 // reason is why a server could not be asked, in one line.
 func reason(err error) string {
-	if fault.Code(err) == codes.DeadlineExceeded && !strings.Contains(message(err), "connection error") {
-		return "no answer in time"
+	if text := message(err); fault.Code(err) != codes.DeadlineExceeded || strings.Contains(text, "connection error") {
+		return text
 	}
-	return message(err)
+	return "no answer in time"
 }

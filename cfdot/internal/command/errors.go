@@ -171,6 +171,9 @@ func message(err error) string {
 		error
 		GRPCStatus() *status.Status
 	}
+	if errors.Is(err, context.DeadlineExceeded) && fault.Reason(err) == "" {
+		return "nobody answered in time"
+	}
 	if said, ok := errors.AsType[answer](err); ok && said.GRPCStatus().Message() != "" {
 		return said.GRPCStatus().Message()
 	}
@@ -199,6 +202,11 @@ func (a *app) reportServer(err error) {
 	_, _ = fmt.Fprintf(a.Stderr, "%s error\n%s\nMessage: %s\n", server, kind, said)
 	for _, violation := range fault.Violations(err) {
 		_, _ = fmt.Fprintf(a.Stderr, "  %s: %s\n", violation.Field, violation.Description)
+	}
+	if exitOf(err) == ExitUnreachable {
+		for _, line := range a.explainUnreachable(server) {
+			_, _ = fmt.Fprintf(a.Stderr, "  %s\n", output.Printable(line))
+		}
 	}
 	_, _ = fmt.Fprintf(a.Stderr, "Request: %s\n", a.requestID)
 }

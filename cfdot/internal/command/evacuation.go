@@ -45,7 +45,7 @@ func (a *app) evacuation() *cobra.Command {
 	command := &cobra.Command{
 		Use: "evacuation CELL_ID", Short: "How far a cell is with being emptied, and what holds it up", Args: exactly("CELL_ID"),
 		Long: `Show what is left on a cell that is being emptied, how fast that becomes less and how long it takes at that, and why replacements have
-no place. It starts nothing: that is for evacuate. With --watch a line for each change until the cell is empty.`,
+no place. It starts nothing: that is for evacuate. With --watch a line for each change, from when it begins until the cell is empty.`,
 		Example: "  cfdot evacuation cell-1\n  cfdot evacuation cell-1 --watch\n  cfdot evacuation cell-1 -o json | jq .waiting_for_a_place",
 	}
 	command.Flags().BoolVarP(&watch, "watch", "w", false, "go on until the cell is empty")
@@ -76,6 +76,7 @@ type evacuationWatch struct {
 
 func (e *evacuationWatch) run(ctx context.Context, watch bool, interval time.Duration) error {
 	var before leaving
+	begun := false
 	for looks := 0; ; looks++ {
 		now, err := e.look(ctx)
 		if err != nil {
@@ -87,9 +88,11 @@ func (e *evacuationWatch) run(ctx context.Context, watch bool, interval time.Dur
 			}
 		}
 		before = now
-		if !watch || now.Gone || !now.Evacuating {
+		// One that does not evacuate yet is waited for; one that did and does not any more was emptied and has begun anew.
+		if !watch || now.Gone || begun && !now.Evacuating {
 			return nil
 		}
+		begun = begun || now.Evacuating
 		timer := time.NewTimer(interval)
 		select {
 		case <-ctx.Done():
@@ -101,7 +104,7 @@ func (e *evacuationWatch) run(ctx context.Context, watch bool, interval time.Dur
 }
 
 func same(x, y leaving) bool {
-	return x.LRPs == y.LRPs && x.Tasks == y.Tasks && x.Untold == y.Untold && x.Stopping == y.Stopping && x.Gone == y.Gone && fmt.Sprint(x.Waiting) == fmt.Sprint(y.Waiting)
+	return x.Evacuating == y.Evacuating && x.LRPs == y.LRPs && x.Tasks == y.Tasks && x.Untold == y.Untold && x.Stopping == y.Stopping && x.Gone == y.Gone && fmt.Sprint(x.Waiting) == fmt.Sprint(y.Waiting)
 }
 
 // look asks the cell, and the BBS about replacements.

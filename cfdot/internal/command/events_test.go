@@ -23,13 +23,40 @@ import (
 
 type watchStream = grpc.ServerStreamingServer[bbsv1.WatchResponse]
 
-// sendOneOfEach sends an event of the kind that was asked for and ends the stream.
+// sendOneOfEach sends what is asked for, a snapshot or the past with one event in it, or one event, and ends the stream.
 func sendOneOfEach(q *bbsv1.WatchRequest, stream watchStream) error {
+	if q.GetSnapshot() {
+		return sendAll(stream, snapshotOf(&bbsv1.WatchResponse_SnapshotChunk{
+			DesiredLrps: []*workloadv1.SchedulingInfo{{ProcessGuid: "p", Instances: 1}}, ActualLrps: []*workloadv1.ActualLRP{anInstance(0)},
+			Tasks: []*workloadv1.Task{{TaskGuid: "t", State: workloadv1.TaskState_TASK_STATE_COMPLETED, Result: "42"}},
+		})...)
+	}
 	event := &bbsv1.Event{Event: &bbsv1.Event_ActualLrpCrashed{ActualLrpCrashed: &bbsv1.ActualLRPCrashed{}}}
-	if q.GetKinds()[0] == bbsv1.WatchKind_WATCH_KIND_TASK {
+	if len(q.GetKinds()) > 0 && q.GetKinds()[0] == bbsv1.WatchKind_WATCH_KIND_TASK {
 		event = &bbsv1.Event{Event: &bbsv1.Event_TaskRemoved{TaskRemoved: &bbsv1.TaskRemoved{Task: &workloadv1.Task{TaskGuid: "t"}}}}
 	}
+	if since := q.GetSince(); since != nil {
+		return sendAll(stream, &bbsv1.WatchResponse{Message: &bbsv1.WatchResponse_Bookmark_{Bookmark: &bbsv1.WatchResponse_Bookmark{Revision: 8, CompleteSince: since}}}, changes(9, false, event), bookmark(9))
+	}
 	return stream.Send(changes(9, false, event))
+}
+
+func sendAll(stream watchStream, messages ...*bbsv1.WatchResponse) error {
+	for _, message := range messages {
+		if err := stream.Send(message); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// snapshotOf surrounds what a snapshot has with its beginning and its end, at revision 5.
+func snapshotOf(chunk *bbsv1.WatchResponse_SnapshotChunk) []*bbsv1.WatchResponse {
+	return []*bbsv1.WatchResponse{
+		{Message: &bbsv1.WatchResponse_SnapshotStart_{SnapshotStart: &bbsv1.WatchResponse_SnapshotStart{Revision: 5, Reason: bbsv1.WatchResponse_REASON_REQUESTED}}},
+		{Message: &bbsv1.WatchResponse_SnapshotChunk_{SnapshotChunk: chunk}},
+		{Message: &bbsv1.WatchResponse_SnapshotEnd_{SnapshotEnd: &bbsv1.WatchResponse_SnapshotEnd{Revision: 5}}},
+	}
 }
 
 func changes(revision uint64, more bool, events ...*bbsv1.Event) *bbsv1.WatchResponse {

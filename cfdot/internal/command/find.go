@@ -117,7 +117,7 @@ func (a *app) findCells(ctx context.Context, conn grpc.ClientConnInterface, s se
 	}
 	for _, c := range cells {
 		p := c.GetPresence()
-		by := ""
+		var by string
 		host, _, _ := net.SplitHostPort(p.GetRepAddress())
 		switch {
 		case p.GetCellId() == s.text:

@@ -33,6 +33,8 @@ type greeting struct {
 	clock   checkup.Clock
 	took    time.Duration
 	err     error
+	// why there is an error, in words.
+	why string
 }
 
 // greetTime bounds a greeting: what does not answer a trivial question by then is as good as gone.
@@ -53,8 +55,19 @@ func (a *app) greetAll(ctx context.Context, kind serverKind, hosts []string) []g
 	return out
 }
 
-// greet greets one server, over a connection of its own.
+// greet greets one server, over a connection of its own, and finds out why if that is impossible.
 func (a *app) greet(ctx context.Context, kind serverKind, name, address string) greeting {
+	g := a.tryGreet(ctx, kind, name, address)
+	if g.err != nil && ctx.Err() == nil {
+		g.why = reason(g.err)
+		if why := a.whyUnreachable(ctx, target{host: address, peer: mtls.Peer{Role: kind.role, Name: name}}); why != nil {
+			g.why = why.Error()
+		}
+	}
+	return g
+}
+
+func (a *app) tryGreet(ctx context.Context, kind serverKind, name, address string) greeting {
 	g := greeting{address: address}
 	conn, err := a.flags.dial(kind.flag, address, mtls.Peer{Role: kind.role, Name: name}, "")
 	if err != nil {
@@ -71,6 +84,9 @@ func (a *app) greet(ctx context.Context, kind serverKind, name, address string) 
 		g.clock.Asked = time.Now()
 		answer, err := client.Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: kind.health}, grpc.Header(&header), grpc.Peer(&who))
 		g.clock.Told = time.Now()
+		if fault.Code(err) == codes.NotFound {
+			return answer, nil // it answers, and does not know the work that is asked for
+		}
 		return answer, err
 	}
 	if _, g.err = ask(); g.err != nil { // the first one connects
@@ -112,16 +128,16 @@ type pinged struct {
 func (a *app) ping() *cobra.Command {
 	columns := []output.Column[pinged]{
 		{Name: "SERVER", Cell: func(p pinged) string { return p.Server }},
-		{Name: "ADDRESS", ID: true, Cell: func(p pinged) string { return p.Address }},
+		{Name: "ADDRESS", ID: true, Whole: true, Cell: func(p pinged) string { return p.Address }},
 		{Name: "STATE", Cell: func(p pinged) string { return p.State }, Mood: pingMood},
 		{Name: "VERSION", Cell: func(p pinged) string { return p.Version }},
 		{Name: "TIME", Right: true, Cell: func(p pinged) string {
 			if p.Seconds == 0 {
 				return ""
 			}
-			return time.Duration(p.Seconds * float64(time.Second)).Round(100 * time.Microsecond).String()
+			return output.Latency(time.Duration(p.Seconds * float64(time.Second)))
 		}},
-		{Name: "ERROR", Cell: func(p pinged) string { return p.Error }},
+		{Name: "ERROR", Whole: true, Cell: func(p pinged) string { return p.Error }},
 	}
 	command := &cobra.Command{
 		Use: "ping", Short: "Which servers answer, which of them are active, and how fast", Args: exactly(),
@@ -143,7 +159,7 @@ func (a *app) ping() *cobra.Command {
 					asked++
 					p := pinged{Server: kind.name, Address: g.address, State: stateOf(kind, g), Version: g.version, Seconds: g.took.Seconds()}
 					if g.err != nil {
-						p.Error = reason(g.err)
+						p.Error = g.why
 					} else {
 						answered++
 					}

@@ -60,10 +60,10 @@ func (a *app) countRunning(ctx context.Context, conn grpc.ClientConnInterface, r
 // shareMood of instances that run among those that are wanted.
 func shareMood(cell string) output.Mood {
 	running, wanted, _ := strings.Cut(cell, "/")
-	switch {
-	case running == wanted:
+	switch running {
+	case wanted:
 		return output.Plain
-	case running == "0":
+	case "0":
 		return output.Bad
 	default:
 		return output.Warning

@@ -11,12 +11,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 
 	auctioneerv1 "diego.internal/proto/auctioneer/v1"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	locketv1 "diego.internal/proto/locket/v1"
 	repv1 "diego.internal/proto/rep/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/servicekit/fault"
 	"diego.internal/servicekit/grpcserver"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/mtls/mtlstest"
@@ -147,6 +149,10 @@ type fakeBBS struct {
 	tasks   []*workloadv1.Task
 	desired []*workloadv1.DesiredLRP
 	actual  []*workloadv1.ActualLRP
+	// stream answers lists of actual LRPs in place of actual, if it is set.
+	stream func(grpc.ServerStreamingServer[bbsv1.ListActualLRPsResponse]) error
+	// listed is called after each list of scheduling infos.
+	listed func()
 	// between is called between two actual LRPs of a list.
 	between func(context.Context)
 	watch   func(*bbsv1.WatchRequest, grpc.ServerStreamingServer[bbsv1.WatchResponse]) error
@@ -267,6 +273,9 @@ func (f *fakeBBS) ListSchedulingInfos(q *bbsv1.ListSchedulingInfosRequest, strea
 			return err
 		}
 	}
+	if f.listed != nil {
+		f.listed()
+	}
 	return nil
 }
 
@@ -294,8 +303,12 @@ func (f *fakeBBS) ListActualLRPs(q *bbsv1.ListActualLRPsRequest, stream grpc.Ser
 	if _, err := answer(f, q, q); err != nil {
 		return err
 	}
+	if f.stream != nil {
+		return f.stream(stream)
+	}
 	for i, lrp := range f.actual {
 		if len(q.GetStates()) > 0 && !slices.Contains(q.GetStates(), lrp.GetState()) ||
+			q.Index != nil && q.GetIndex() != lrp.GetKey().GetIndex() ||
 			len(q.GetProcessGuids()) > 0 && !slices.Contains(q.GetProcessGuids(), lrp.GetKey().GetProcessGuid()) {
 			continue
 		}
@@ -351,6 +364,15 @@ func (f *fakeLocket) Release(_ context.Context, q *locketv1.ReleaseRequest) (*lo
 	defer f.mu.Unlock()
 	f.released = q
 	return &locketv1.ReleaseResponse{}, f.err
+}
+
+func (f *fakeLocket) Fetch(_ context.Context, q *locketv1.FetchRequest) (*locketv1.FetchResponse, error) {
+	for _, held := range f.held {
+		if held.GetClaim().GetKey() == q.GetKey() {
+			return &locketv1.FetchResponse{Held: held}, nil
+		}
+	}
+	return nil, fault.New(codes.NotFound, "ResourceNotFound", "nobody holds that")
 }
 
 func (f *fakeLocket) FetchAll(q *locketv1.FetchAllRequest, stream grpc.ServerStreamingServer[locketv1.FetchAllResponse]) error {

@@ -182,7 +182,7 @@ func (a *app) showOverview(o *overview) error {
 	}
 	p.write("Instances  %d desired of %s, %d running: %s\n", o.Desired, output.Count(o.Processes, "process", "processes"), running, share)
 	for _, line := range []struct{ name, text string }{
-		{"", counts(o.ByState)},
+		{"", severalStates(o.ByState)},
 		{"", extraPresences(o.ByPresence)},
 		{"", crashing(o.Crashing)},
 	} {
@@ -223,7 +223,7 @@ func (a *app) writeBBS(p *page, o *overview) {
 	}
 	p.write("BBS        %s, revision %d, epoch %d\n", o.BBS.Instance, o.BBS.Revision, o.BBS.Epoch)
 	if o.BBS.LastRun != 0 {
-		p.write("%-9s  last convergence %s ago, took %s\n", "", output.Age(o.BBS.LastRun, a.now), time.Duration(o.BBS.Seconds*float64(time.Second)).Round(time.Microsecond*100))
+		p.write("%-9s  last convergence %s ago, took %s\n", "", output.Age(o.BBS.LastRun, a.now), output.Latency(time.Duration(o.BBS.Seconds*float64(time.Second))))
 	}
 	if o.BBS.BrakeEngaged {
 		p.write("%-9s  %s\n", "", output.Paint(a.color(), output.Bad, "the brake is on: too many cells vanished at once, lost instances are not replaced"))
@@ -237,6 +237,14 @@ func counts(by map[string]int) string {
 		parts = append(parts, fmt.Sprintf("%d %s", by[name], cmp.Or(name, "unknown")))
 	}
 	return strings.Join(parts, ", ")
+}
+
+// severalStates leaves out what the line above says already.
+func severalStates(by map[string]int) string {
+	if len(by) < 2 {
+		return ""
+	}
+	return counts(by)
 }
 
 // byCount are the names with the largest count first.
@@ -261,7 +269,7 @@ func crashing(n int) string {
 	if n == 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d have crashed lately", n)
+	return output.Count(n, "instance has", "instances have") + " crashed lately"
 }
 
 func failedTasks(n int) string {

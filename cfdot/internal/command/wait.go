@@ -25,7 +25,7 @@ const usualWait = 2 * time.Minute
 func (a *app) wait() []*cobra.Command {
 	parent := &cobra.Command{
 		Use: "wait", Short: "Wait until instances run, or a task has ended", Args: exactly("lrp or task"),
-		Example: "  cfdot wait lrp my-app --timeout 5m\n  cfdot wait lrp my-app --running 3 --routable\n  cfdot wait task my-task",
+		Example: "  cfdot wait lrp my-app --timeout 5m\n  cfdot wait lrp my-app --running 3\n  cfdot wait task my-task",
 	}
 	parent.RunE = func(_ *cobra.Command, args []string) error { return usage("wait for lrp or task, not %q", args[0]) }
 	parent.AddCommand(a.waitLRP(), a.waitTask())
@@ -59,7 +59,13 @@ func (a *app) waitLRP() *cobra.Command {
 		}
 		return a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
 			seen := &lrpSeen{want: w, records: map[string]*workloadv1.ActualLRP{}}
-			return a.waitFor(ctx, conn, timeout, args[0], seen, []bbsv1.WatchKind{bbsv1.WatchKind_WATCH_KIND_DESIRED_LRP, bbsv1.WatchKind_WATCH_KIND_ACTUAL_LRP})
+			err := a.waitFor(ctx, conn, timeout, args[0], seen, []bbsv1.WatchKind{bbsv1.WatchKind_WATCH_KIND_DESIRED_LRP, bbsv1.WatchKind_WATCH_KIND_ACTUAL_LRP})
+			if err != nil || !a.flags.format.ForPeople() {
+				return err
+			}
+			_, state, _ := seen.done()
+			_, err = fmt.Fprintf(a.Stdout, "%s: %s\n", args[0], state)
+			return err
 		})(c, args)
 	}
 	return command
@@ -94,7 +100,7 @@ func (a *app) waitFor(ctx context.Context, conn grpc.ClientConnInterface, timeou
 	state, synced := "nothing is known of it", false
 	look := func() error {
 		enough, now, err := w.done()
-		if now != state && a.flags.format.ForPeople() {
+		if now != state && !enough && a.flags.format.ForPeople() {
 			a.complain(fmt.Errorf("%s: %s", guid, now))
 		}
 		state = now

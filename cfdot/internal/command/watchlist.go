@@ -64,7 +64,7 @@ func watchList[T any](ctx context.Context, a *app, conn grpc.ClientConnInterface
 	p := printer(a, watchedColumns(w.columns)...)
 	request.Start = &bbsv1.WatchRequest_Snapshot{Snapshot: true}
 	f := &feed{app: a, request: request}
-	f.reset = func(revision uint64, reason bbsv1.WatchResponse_Reason) error {
+	f.reset = func(_ uint64, reason bbsv1.WatchResponse_Reason) error {
 		a.now = time.Now()
 		if reason == bbsv1.WatchResponse_REASON_LOG_TRUNCATED {
 			a.complain(fmt.Errorf("the log no longer holds what came after revision %d; the list begins again", f.last))

@@ -87,6 +87,8 @@ type Column[T any] struct {
 	Right bool
 	// Wide columns are only in wide tables.
 	Wide bool
+	// Whole columns are never cut: what they say is worth a second line.
+	Whole bool
 	// ID columns together are the name of a record; if there are none, the first column is.
 	ID bool
 	// Mood gives a cell its colour; nil gives none.
@@ -132,7 +134,7 @@ func New[T any](o Options, columns ...Column[T]) *Printer[T] {
 		}
 		if !column.Wide || o.Format == Wide {
 			p.columns = append(p.columns, column)
-			p.grid.columns = append(p.grid.columns, heading{name: column.Name, right: column.Right, mood: column.Mood})
+			p.grid.columns = append(p.grid.columns, heading{name: column.Name, right: column.Right, whole: column.Whole, mood: column.Mood})
 		}
 	}
 	if len(p.ids) == 0 {

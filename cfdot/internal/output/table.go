@@ -20,6 +20,7 @@ const (
 type heading struct {
 	name  string
 	right bool
+	whole bool
 	mood  func(string) Mood
 }
 
@@ -100,15 +101,16 @@ func (g *grid) settle() {
 	}
 	for {
 		total, longest := g.total()
-		if total <= g.width || g.widths[longest] <= minColumn {
+		if total <= g.width || longest < 0 || g.widths[longest] <= minColumn {
 			return
 		}
 		g.widths[longest]--
 	}
 }
 
-// total is how wide the table is, and which of its columns is the widest.
+// total is how wide the table is, and which of its columns that may be cut is the widest, or -1.
 func (g *grid) total() (total, longest int) {
+	longest = -1
 	for i, width := range g.widths {
 		if g.hidden[i] {
 			continue
@@ -117,7 +119,7 @@ func (g *grid) total() (total, longest int) {
 			total += len(gap)
 		}
 		total += width
-		if width > g.widths[longest] || g.hidden[longest] {
+		if !g.columns[i].whole && (longest < 0 || width > g.widths[longest]) {
 			longest = i
 		}
 	}
@@ -141,7 +143,7 @@ func (g *grid) line(cells []string, color func(int) string) error {
 		if g.hidden[i] {
 			continue
 		}
-		if g.width > 0 {
+		if g.width > 0 && !g.columns[i].whole {
 			cell = middle(cell, max(g.widths[i], minColumn)) // a row that comes after widths were settled may be longer than all before
 		}
 		padding := max(g.widths[i]-utf8.RuneCountInString(cell), 0)

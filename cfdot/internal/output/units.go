@@ -28,6 +28,14 @@ func Duration(d time.Duration) string {
 	}
 }
 
+// Latency is a short time as people compare it, in milliseconds below a second.
+func Latency(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%.1fms", float64(d)/float64(time.Millisecond))
+	}
+	return fmt.Sprintf("%.1fs", d.Seconds())
+}
+
 // Mebibytes as people say them, and without rounding: what is not a tenth of a GiB stays in MiB.
 func Mebibytes(mb int32) string {
 	switch {

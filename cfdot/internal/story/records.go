@@ -39,7 +39,7 @@ func state(l *workloadv1.ActualLRP) string {
 	case l.GetState() == unclaimed && l.GetPlacementError() != "":
 		return "has no place"
 	case l.GetState() == unclaimed && l.GetCrashCount() > 0:
-		return "starts again"
+		return fmt.Sprintf("waits for a cell, after %d crashes", l.GetCrashCount())
 	case l.GetState() == unclaimed:
 		return "waits for a cell"
 	case l.GetState() == claimed:

@@ -89,8 +89,8 @@ func instances(n int32) string {
 func Gather(lines []Line) []Line {
 	type same struct{ subject, what, reason, cell string }
 	of := func(l Line) same {
-		what := l.What
-		if strings.HasPrefix(what, "crashed (") { // how many in a row differs each time
+		what, _, _ := strings.Cut(l.What, ", after ") // how many crashes differs each time
+		if strings.HasPrefix(what, "crashed (") {
 			what = "crashed"
 		}
 		return same{l.Subject, what, l.Reason, l.CellID}

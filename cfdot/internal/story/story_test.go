@@ -94,7 +94,7 @@ func TestGather(t *testing.T) {
 	t.Parallel()
 	line := func(second int64, what, reason string) Line {
 		at := time.Unix(second, 0)
-		return Line{At: at, First: at, Subject: "p/0", What: what, Reason: reason, Count: 1, Revision: uint64(second)} //nolint:gosec // small
+		return Line{At: at, First: at, Subject: "p/0", What: what, Reason: reason, Count: 1, Revision: uint64(second)}
 	}
 	got := Gather([]Line{line(1, "waits for a cell", ""), line(2, "crashed (1 in a row)", "exit 1"), line(3, "crashed (1 in a row)", "exit 2"), line(4, "crashed (2 in a row)", "exit 1"), line(5, "runs", "")})
 	require.Len(t, got, 4)
