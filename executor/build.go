@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"diego.internal/executor/container"
@@ -76,7 +77,10 @@ func cellAtFault(err error) bool {
 			return true
 		}
 	}
-	return false
+	// What the cell puts on its own disk for a container: downloads, files, certificates. A disk of the container that is
+	// too small for its image is another matter.
+	_, ours := errors.AsType[*creationError](err)
+	return ours && errors.Is(err, syscall.ENOSPC)
 }
 
 // creationError says which part of the building failed, in the words that users see.

@@ -187,6 +187,17 @@ func TestClientLifecycle(t *testing.T) {
 			result: Result{Failed: true, FailureReason: "exceeded graceful shutdown interval", Stopped: true},
 			lines:  []string{"APP/PROC/WEB OUT Exit status 137 (exceeded 10s graceful shutdown interval)"},
 		},
+		"a process that outlives the kill is told as such": {
+			script: script{"/app": {UntilSignalled: true, IgnoreTerminate: true, IgnoreKill: true}},
+			info:   RunInfo{Action: &app}, after: 12 * time.Second, want: StateCompleted,
+			orders: func(c *cell) { require.NoError(c.t, c.client.StopContainer(c.t.Context(), "i")) },
+			result: Result{Failed: true, FailureReason: "process did not exit", Stopped: true},
+		},
+		"a volume mounted file of bad form fails creation": {
+			info:  RunInfo{Action: &app, VolumeMountedFiles: []File{{Path: "no-service", Content: "a"}}},
+			after: time.Second, want: StateCompleted,
+			result: Result{Failed: true, Retryable: true, FailureReason: "failed to create volume mounted files"},
+		},
 		"a failed setup ends it": {
 			script: script{"/setup": exit(1, time.Second)},
 			info:   RunInfo{Setup: new(process("/setup", "")), Action: &app}, after: 2 * time.Second, want: StateCompleted,

@@ -50,6 +50,7 @@ func Figures() []Figure {
 		count("uploads_total", "Uploads that were taken.", func(c *Client) *atomic.Int64 { return &c.transfers.Counters().Uploads }),
 		transferSeconds("upload_seconds_total", "Time taken by uploads that were taken.", func(c *transfer.Counters) *atomic.Int64 { return &c.UploadNanos }),
 		count("uploads_failed_total", "Uploads that failed after all attempts.", func(c *Client) *atomic.Int64 { return &c.transfers.Counters().UploadsFailed }),
+		count("container_metrics_missing_total", "Times that the engine could not tell the metrics of a container.", func(c *Client) *atomic.Int64 { return &c.counters.MetricsMissing }),
 		count("engine_checks_failed_total", "Checks of the container engine that failed.", func(c *Client) *atomic.Int64 { return &c.counters.EngineChecksFailed }),
 		count("instance_credentials_created_total", "Certificates issued to containers, rotations included.", func(c *Client) *atomic.Int64 { return &c.counters.Credentials.Succeeded }),
 		seconds("instance_credential_creation_seconds_total", "Time taken by certificates issued.", func(c *Counters) *atomic.Int64 { return &c.Credentials.SucceededNanos }),

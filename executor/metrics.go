@@ -28,6 +28,8 @@ type Counters struct {
 	// LivenessTCPFailed and LivenessHTTPFailed count containers that ended because a check by TCP or HTTP failed after it had
 	// passed (TCPLivenessChecksFailedCount, HTTPLivenessChecksFailedCount).
 	LivenessTCPFailed, LivenessHTTPFailed atomic.Int64
+	// MetricsMissing counts containers whose metrics the engine could not tell when it was asked.
+	MetricsMissing atomic.Int64
 	// Steps are counted by the steps themselves.
 	Steps step.Counters
 }
@@ -70,6 +72,7 @@ func (c *Client) GetBulkMetrics(ctx context.Context) (map[string]Metrics, error)
 	if err != nil {
 		return nil, fmt.Errorf("reading metrics of %d containers: %w", len(handles), err)
 	}
+	c.counters.MetricsMissing.Add(int64(max(len(handles)-len(measured), 0)))
 	perShare := entitlementPerShare(runtime.NumCPU(), c.TotalResources().MemoryMB)
 	result := make(map[string]Metrics, len(measured))
 	for handle, m := range measured {

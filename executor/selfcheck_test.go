@@ -3,7 +3,9 @@ package executor
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -118,6 +120,8 @@ func TestCellAtFault(t *testing.T) {
 		"ports that have run out":   {garden.ErrPortsExhausted, true},
 		"addresses that have":       {garden.ErrNoAddress, true},
 		"more containers than room": {garden.ErrMaxContainers, true},
+		"a host disk that is full":  {&creationError{text: "failed to download cached artifacts", err: &fs.PathError{Op: "write", Err: syscall.ENOSPC}}, true},
+		"a small disk of its own":   {&fs.PathError{Op: "write", Err: syscall.ENOSPC}, false},
 		"an image that is missing":  {&garden.RootFSError{URI: "docker:///a", Err: garden.ErrImageNotFound}, false},
 		"an image that is too big":  {garden.ErrImageTooLarge, false},
 		"anything else":             {errors.New("odd"), false},

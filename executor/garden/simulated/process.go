@@ -33,6 +33,8 @@ type Fate struct {
 	OutOfDisk      bool
 	// IgnoreTerminate makes SIGTERM no reason to end.
 	IgnoreTerminate bool
+	// IgnoreKill makes SIGKILL no reason either, as for a process that waits in the kernel; its container's end is one.
+	IgnoreKill bool
 	// OnTerminate, if set, is how it ends on SIGTERM; the usual is exit code 143.
 	OnTerminate *garden.ExitStatus
 }
@@ -136,6 +138,9 @@ func (p *process) Signal(ctx context.Context, signal garden.Signal) error {
 	}
 	switch signal {
 	case garden.SignalKill:
+		if p.fate.IgnoreKill {
+			return nil
+		}
 		p.end(garden.ExitStatus{Code: exitKilled})
 	case garden.SignalTerminate:
 		p.terminate()

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"diego.internal/executor"
+	"diego.internal/executor/logs"
 	bbsv1 "diego.internal/proto/bbs/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
 	"diego.internal/rep/internal/translate"
@@ -398,6 +400,7 @@ func TestReconcilerAbandonsWhatWasNotEvacuated(t *testing.T) {
 		b.reserveTask()
 		b.bring("task-container", running)
 		b.bbs.completeTask = refuse[*bbsv1.CompleteTaskRequest, bbsv1.CompleteTaskResponse](errUnavailable)
+		lines := b.linesUntilGone(testInstance)
 		stranded, err := b.r.Abandon(t.Context())
 		require.ErrorIs(t, err, errUnavailable)
 		require.Equal(t, 1, stranded)
@@ -406,7 +409,50 @@ func TestReconcilerAbandonsWhatWasNotEvacuated(t *testing.T) {
 		require.Equal(t, "timed out during cell evacuation", told.GetFailureReason())
 		require.Equal(t, testRun, told.GetInstanceGuid())
 		require.Empty(t, b.exec.ListContainers(), "the containers go whether or not the bbs could be told")
+		require.Contains(t, lines(), "Cell cell-1 reached evacuation timeout for instance instance-1")
 	})
+}
+
+// The user of an instance is told once that it moves.
+func TestReconcilerTellsTheInstanceThatItMoves(t *testing.T) {
+	t.Parallel()
+	inCell(t, func(b *testbed) {
+		t := b.t
+		b.reserveLRP()
+		b.bring(testInstance, running)
+		b.bbs.evacuateRunning = func(*bbsv1.EvacuateRunningActualLRPRequest) (*bbsv1.EvacuateRunningActualLRPResponse, error) {
+			return &bbsv1.EvacuateRunningActualLRPResponse{KeepContainer: true}, nil
+		}
+		lines := b.linesUntilGone(testInstance)
+		b.evacuate()
+		for range 3 {
+			_, err := b.settle(testInstance, nil)
+			require.NoError(t, err)
+		}
+		require.NoError(t, b.exec.DeleteContainer(t.Context(), testInstance))
+		const told = "Cell cell-1 requesting replacement for instance instance-1"
+		require.Len(t, slices.DeleteFunc(lines(), func(line string) bool { return line != told }), 1)
+	})
+}
+
+// linesUntilGone collects what is logged for a container until it is gone; the function returns it then.
+func (b *testbed) linesUntilGone(guid string) func() []string {
+	var lines []string
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		for line, err := range b.exec.Logs(context.Background(), guid, logs.Request{Follow: true}) {
+			if err != nil {
+				return
+			}
+			lines = append(lines, line.Message)
+		}
+	}()
+	synctest.Wait()
+	return func() []string {
+		<-over
+		return lines
+	}
 }
 
 func TestReconcilerRefusesContainersThatItDoesNotUnderstand(t *testing.T) {

@@ -158,6 +158,50 @@ func TestReconcilerFailsATaskWhoseResultIsMissing(t *testing.T) {
 	})
 }
 
+// A result that is too large is not sent in part: whoever reads it could not tell.
+func TestReconcilerFailsATaskWhoseResultIsTooLarge(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		size   int
+		failed bool
+	}{"as large as may be": {size: maxResultFile}, "one byte more": {size: maxResultFile + 1, failed: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inCell(t, func(b *testbed) {
+				t := b.t
+				b.reserveTask()
+				b.fate = simulated.Fate{Files: map[string]string{"/result": strings.Repeat("a", test.size)}}
+				b.bring(taskContainer, asScripted)
+				_, err := b.r.readResult(t.Context(), taskContainer, "/result")
+				if test.failed {
+					require.EqualError(t, err, "result file is too large (over 51200 bytes)")
+				} else {
+					require.NoError(t, err)
+				}
+				_, err = b.settle(taskContainer, nil)
+				require.NoError(t, err)
+				told := last[*bbsv1.CompleteTaskRequest](b.bbs)
+				require.Equal(t, test.failed, told.GetFailed())
+				require.Equal(t, test.failed, told.GetFailureReason() == "failed to fetch result")
+			})
+		})
+	}
+}
+
+func TestReconcilerSaysThatATaskCouldNotRun(t *testing.T) {
+	t.Parallel()
+	inCell(t, func(b *testbed) {
+		t := b.t
+		b.reserveTask()
+		b.bbs.startTask = func(*bbsv1.StartTaskRequest) (*bbsv1.StartTaskResponse, error) {
+			return &bbsv1.StartTaskResponse{ShouldStart: true, Task: &workloadv1.Task{TaskGuid: testTask, InstanceGuid: testRun}}, nil
+		}
+		_, err := b.settle(taskContainer, nil)
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(last[*bbsv1.CompleteTaskRequest](b.bbs).GetFailureReason(), "failed to run container: "))
+	})
+}
+
 func TestReconcilerStartsATaskWithItsTags(t *testing.T) {
 	t.Parallel()
 	inCell(t, func(b *testbed) {
