@@ -3,6 +3,7 @@ package grpcserver
 import (
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -20,6 +21,7 @@ type serverCredentials struct {
 	log     *slog.Logger
 	metrics *metrics
 	limit   *rate.Sometimes
+	buffers *sync.Pool // of records
 }
 
 func newCredentials(source *mtls.Source, log *slog.Logger, m *metrics) credentials.TransportCredentials {
@@ -28,18 +30,21 @@ func newCredentials(source *mtls.Source, log *slog.Logger, m *metrics) credentia
 		log:                  log,
 		metrics:              m,
 		limit:                &rate.Sometimes{Interval: refusalLogInterval},
+		buffers:              &sync.Pool{},
 	}
 }
 
 func (c *serverCredentials) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
-	conn, info, err := c.TransportCredentials.ServerHandshake(raw)
+	below := &records{Conn: raw, buffers: c.buffers}
+	conn, info, err := c.TransportCredentials.ServerHandshake(below)
 	if err != nil {
 		c.metrics.handshakes.Inc()
 		c.limit.Do(func() {
 			c.log.Warn("handshake-refused", "peer", raw.RemoteAddr().String(), "error", err)
 		})
+		return nil, nil, err
 	}
-	return conn, info, err
+	return &gatheredConn{Conn: conn, records: below}, info, nil
 }
 
 // Clone is called by grpc-go when it copies its options.
