@@ -35,6 +35,9 @@ const (
 	proxyFiles = 65536
 	// proxyCheckTimeout is the limit of one check of a proxy.
 	proxyCheckTimeout = time.Second
+	// proxyFirstPause doubles up to proxyLastPause between attempts of one check of a proxy that starts.
+	proxyFirstPause = 5 * time.Millisecond
+	proxyLastPause  = 40 * time.Millisecond
 )
 
 // clientCA returns nil when clients need no certificates.
@@ -189,12 +192,16 @@ func (n *node) proxyChecks(env *step.Env, record container.Record, wasRunning bo
 	return checks
 }
 
-// proxyProbe words a failure by whether the proxy has been up.
+// proxyProbe words a failure by whether the proxy has been up. One that is just starting is ready within milliseconds, sooner
+// than a check is repeated, and so it is asked more than once in one check.
 func proxyProbe(ask healthcheck.Probe, wasUp bool) healthcheck.Probe {
 	var up atomic.Bool
 	up.Store(wasUp)
 	return func(ctx context.Context) error {
 		err := ask(ctx)
+		for pause := proxyFirstPause; err != nil && !up.Load() && pause <= proxyLastPause && wait(ctx, pause); pause *= 2 {
+			err = ask(ctx)
+		}
 		switch {
 		case err == nil:
 			up.Store(true)

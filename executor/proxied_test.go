@@ -222,10 +222,11 @@ func TestContainersWithoutProxies(t *testing.T) {
 		require.Equal(t, uint64(64*mebibyte), p.specs["i"].Limits.MemoryInBytes)
 		require.Equal(t, []string{"/app"}, p.processes("i"))
 		require.NoDirExists(t, filepath.Join(p.client.proxiesDir(), "i"))
+		stale := filepath.Join(p.client.proxiesDir(), "gone", proxy.IdentityFolder)
+		require.NoError(t, os.MkdirAll(stale, 0o700))
 		p.restart()
-		for _, guid := range []string{"i"} {
-			require.NoError(t, p.client.DeleteContainer(t.Context(), guid))
-		}
+		require.NoDirExists(t, filepath.Dir(stale), "what a container that is gone has left is removed")
+		require.NoError(t, p.client.DeleteContainer(t.Context(), "i"))
 		require.Equal(t, total, p.client.RemainingResources().MemoryMB, "reservations are not kept over a restart")
 
 		// 61443 is the cell's.

@@ -4,6 +4,7 @@
 //
 // It owns the ports that listeners get, the configuration that the executor writes, the handshakes and the relaying. It issues no
 // certificate, and knows nothing of HTTP, routes or the cell: credentials are files, and every handshake uses the newest.
+// docs/decisions/0012-a-tls-proxy-in-each-container.md says why it is so.
 package proxy
 
 import (

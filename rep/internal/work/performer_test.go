@@ -348,3 +348,28 @@ func TestSupports(t *testing.T) {
 		require.Equal(t, want, Supports(providers, uri), uri)
 	}
 }
+
+// asked remembers what the executor was asked for.
+type asked struct {
+	*executor.Client
+
+	requests []executor.AllocationRequest
+}
+
+func (a *asked) AllocateContainers(ctx context.Context, requests []executor.AllocationRequest) []executor.AllocationFailure {
+	a.requests = append(a.requests, requests...)
+	return a.Client.AllocateContainers(ctx, requests)
+}
+
+func TestInstancesMayHaveProxies(t *testing.T) {
+	t.Parallel()
+	p, exec := newPerformer(t)
+	spy := &asked{Client: exec}
+	p.Executor = spy
+	perform(t, p, &repv1.PerformRequest{Lrps: []*repv1.PerformRequest_LRPWork{lrpWork("a", 0, 100, 50)}, Tasks: []*repv1.PerformRequest_TaskWork{taskWork("t", 10)}})
+	proxied := map[string]bool{}
+	for _, request := range spy.requests {
+		proxied[request.Tags[translate.TagLifecycle]] = request.Proxied
+	}
+	require.Equal(t, map[string]bool{translate.LifecycleLRP: true, translate.LifecycleTask: false}, proxied)
+}
