@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -135,13 +136,35 @@ func TestEmitterGreetsAndEmits(t *testing.T) {
 
 func TestEmitterEmitsWithoutAnyRouter(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(c *Config) { c.DefaultInterval = 100 * time.Millisecond })
+	var said lines
+	r := newRig(t, func(c *Config) {
+		c.DefaultInterval, c.Log = 100*time.Millisecond, slog.New(slog.NewTextHandler(&said, nil))
+	})
 	r.fill(1, "a.com")
 	messages := r.router("router.register")
 	r.run()
 	for range 3 {
 		next(t, messages, "router.register a.com")
 	}
+	require.NotContains(t, said.String(), "level=WARN", "that nobody answers the greeting is nothing to warn of")
+}
+
+// lines is a log that may be read while it is written.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func TestEmitterEmitsAtTheIntervalOfTheRouter(t *testing.T) {

@@ -54,7 +54,13 @@ func (s *schedule) subscribe(nc *nats.Conn) (inbox string, err error) {
 	return inbox, nil
 }
 
+// noResponders is the status with which NATS itself answers a request that nobody listens for.
+const noResponders = "503"
+
 func (s *schedule) receive(msg *nats.Msg) {
+	if len(msg.Data) == 0 && msg.Header.Get("Status") == noResponders {
+		return // no router is there yet; the greeting is repeated, and a router that starts says so
+	}
 	var g greeting
 	if err := json.Unmarshal(msg.Data, &g); err != nil {
 		s.e.cfg.Log.Warn("greeting-not-understood", "subject", msg.Subject, "error", err)

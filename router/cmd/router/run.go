@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"slices"
 	"time"
@@ -72,6 +71,8 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	tel.Listening("http", front.address)
+	tel.Listening("status", statusAddress)
 
 	// Registrations and the status go on during the drain: requests still come.
 	background, stopBackground := context.WithCancel(context.WithoutCancel(ctx))
@@ -88,8 +89,8 @@ func run(ctx context.Context, args []string) error {
 		defer context.AfterFunc(gctx, cancel)() // a failure elsewhere drains too
 		return front.server.Run(ctx)
 	})
-	tel.Started(slog.String("listen", front.address), slog.String("status_listen", statusAddress)) //nolint:contextcheck // one log line
-	return g.Wait()                                                                                //nolint:wrapcheck // wrapped by each part
+	tel.Started()   //nolint:contextcheck // one log line
+	return g.Wait() //nolint:wrapcheck // wrapped by each part
 }
 
 // parts is what most of the router is made from.

@@ -60,15 +60,16 @@ func TestRun(t *testing.T) {
 	authority := mtlstest.NewAuthority(t)
 	nats := natstest.Start(t, authority)
 	files := authority.Issue(mtls.Identity{Role: mtls.RoleRouter})
-	listen, status, accessLog := freeAddress(t), freeAddress(t), filepath.Join(t.TempDir(), "access.log")
+	listen, status, debug, accessLog := freeAddress(t), freeAddress(t), freeAddress(t), filepath.Join(t.TempDir(), "access.log")
 	path := write(t, fmt.Sprintf(`
 listen: %s
 status: {listen: %s, healthy_after: 0s}
+debug: {listen: %q}
 nats: {addresses: [%s]}
 tls: {ca: %s, certificate: %s, key: %s}
 access_log: {file: %s}
 drain: {wait: 0s, timeout: 5s}
-`, listen, status, nats.Address(), files.CA, files.Certificate, files.Key, accessLog))
+`, listen, status, debug, nats.Address(), files.CA, files.Certificate, files.Key, accessLog))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- run(ctx, []string{"-config", path}) }()
@@ -83,10 +84,15 @@ drain: {wait: 0s, timeout: 5s}
 		require.Eventually(t, func() bool { got, _ := request(t.Context(), url, host); return got == want }, 10*time.Second, 5*time.Millisecond, what)
 	}
 	eventually("healthy", "http://"+status+"/health", "", http.StatusOK)
+	code, body := request(t.Context(), "http://"+debug+"/readyz", "")
+	require.Equal(t, http.StatusOK, code, body)
+	for _, address := range []string{listen, status, debug} {
+		require.Contains(t, body, address, "every address that it listens on")
+	}
 	peer := nats.Connect(mtls.RoleRouteEmitter)
 	require.NoError(t, peer.Publish("router.register", message))
 	eventually("routable", "http://"+listen+"/", "app.example.com", http.StatusOK)
-	code, body := request(t.Context(), "http://"+status+"/routes", "")
+	code, body = request(t.Context(), "http://"+status+"/routes", "")
 	require.Equal(t, http.StatusOK, code)
 	require.Contains(t, body, `"app.example.com"`)
 	require.NoError(t, peer.Publish("router.unregister", message))
