@@ -169,16 +169,15 @@ func TestAttemptIgnoresTheLateFailureOfAnOlderRequest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{begin: time.Now(), behave: func(ctx context.Context, since time.Duration) error {
-			switch since {
-			case 0: // fails a tenth of a second after the second was sent
+			if since == 0 { // fails a tenth of a second after the second was sent
 				<-time.After(600 * time.Millisecond)
 				return errDown
-			case terms5.Patience(): // is answered after 0.4 s
+			}
+			if since == terms5.Patience() { // is answered after 0.4 s
 				<-time.After(400 * time.Millisecond)
 				return nil
-			default:
-				return hang(ctx)
 			}
+			return hang(ctx)
 		}}
 		_, err := Attempt(t.Context(), terms5, Attempts{Try: s.try})
 		require.NoError(t, err)
