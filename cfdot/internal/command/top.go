@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"diego.internal/cfdot/internal/output"
 	bbsv1 "diego.internal/proto/bbs/v1"
@@ -28,28 +29,36 @@ type consumption struct {
 	CellID        string  `json:"cell_id"`
 	ContainerGUID string  `json:"container_guid"`
 	CPUPercent    float64 `json:"cpu_percent"`
-	MemoryBytes   uint64  `json:"memory_bytes"`
-	MemoryQuota   uint64  `json:"memory_quota_bytes"`
-	DiskBytes     uint64  `json:"disk_bytes"`
-	DiskQuota     uint64  `json:"disk_quota_bytes"`
-	Pids          uint64  `json:"pids"`
-	RxBytes       uint64  `json:"rx_bytes"`
-	TxBytes       uint64  `json:"tx_bytes"`
-	LogRate       uint64  `json:"log_rate_bytes_per_second"`
-	AgeSeconds    float64 `json:"age_seconds"`
+	// Entitlement is how much of what it is entitled to it uses, in percent; SpikeStart and SpikeEnd, in nanoseconds, are
+	// when it last used more than all of it.
+	Entitlement  float64 `json:"cpu_entitlement_percent"`
+	SpikeStart   int64   `json:"spike_start,omitempty"`
+	SpikeEnd     int64   `json:"spike_end,omitempty"`
+	MemoryBytes  uint64  `json:"memory_bytes"`
+	MemoryQuota  uint64  `json:"memory_quota_bytes"`
+	DiskBytes    uint64  `json:"disk_bytes"`
+	DiskQuota    uint64  `json:"disk_quota_bytes"`
+	Pids         uint64  `json:"pids"`
+	RxBytes      uint64  `json:"rx_bytes"`
+	TxBytes      uint64  `json:"tx_bytes"`
+	LogRate      uint64  `json:"log_rate_bytes_per_second"`
+	LogRateLimit *int64  `json:"log_rate_limit_bytes_per_second,omitempty"` // -1 is none
+	LinesDropped uint64  `json:"log_lines_dropped"`
+	AgeSeconds   float64 `json:"age_seconds"`
 }
 
 // orders by which the biggest consumers come first.
 var orders = map[string]func(a, b consumption) int{ //nolint:gochecknoglobals // a constant table
-	"cpu":    func(a, b consumption) int { return cmp.Compare(b.CPUPercent, a.CPUPercent) },
-	"memory": func(a, b consumption) int { return cmp.Compare(b.MemoryBytes, a.MemoryBytes) },
-	"disk":   func(a, b consumption) int { return cmp.Compare(b.DiskBytes, a.DiskBytes) },
-	"logs":   func(a, b consumption) int { return cmp.Compare(b.LogRate, a.LogRate) },
-	"age":    func(a, b consumption) int { return cmp.Compare(b.AgeSeconds, a.AgeSeconds) },
-	"name":   func(consumption, consumption) int { return 0 },
+	"cpu":         func(a, b consumption) int { return cmp.Compare(b.CPUPercent, a.CPUPercent) },
+	"entitlement": func(a, b consumption) int { return cmp.Compare(b.Entitlement, a.Entitlement) },
+	"memory":      func(a, b consumption) int { return cmp.Compare(b.MemoryBytes, a.MemoryBytes) },
+	"disk":        func(a, b consumption) int { return cmp.Compare(b.DiskBytes, a.DiskBytes) },
+	"logs":        func(a, b consumption) int { return cmp.Compare(b.LogRate, a.LogRate) },
+	"age":         func(a, b consumption) int { return cmp.Compare(b.AgeSeconds, a.AgeSeconds) },
+	"name":        func(consumption, consumption) int { return 0 },
 }
 
-const ordersText = "cpu, memory, disk, logs, age or name"
+const ordersText = "cpu, entitlement, memory, disk, logs, age or name"
 
 // topOptions are the flags of the command.
 type topOptions struct {
@@ -64,7 +73,8 @@ func (a *app) top() []*cobra.Command {
 	command := &cobra.Command{
 		Use: "top [PROCESS_GUID]", Short: "Show what instances and tasks use of processor, memory, disk and log",
 		Long: `Ask every cell what its containers use, the biggest consumers first. CPU is in percent of one core, since the last look with --watch,
-and else since whoever looked last. On a terminal --watch shows the newest picture only; in a pipe every look is printed.`,
+and else, as ENTITLED is always, between the cell's last two samples. ENTITLED is how much of its entitlement to processors it uses:
+above 100% it uses what others leave, and "!" says that it does so now. On a terminal --watch shows the newest picture only; in a pipe every look is printed.`,
 		Example: "  cfdot top --watch\n  cfdot top my-app --sort memory\n  cfdot top --sort logs --limit 10",
 		Args:    atMostOne("PROCESS_GUID"),
 	}
@@ -160,6 +170,13 @@ func topColumns() []output.Column[consumption] {
 		}},
 		{Name: "CELL", Cell: func(c consumption) string { return c.CellID }},
 		{Name: "CPU", Cell: func(c consumption) string { return fmt.Sprintf("%.1f%%", c.CPUPercent) }},
+		{Name: "ENTITLED", Cell: func(c consumption) string {
+			mark := ""
+			if c.SpikeStart != 0 && c.SpikeEnd == 0 {
+				mark = "!"
+			}
+			return fmt.Sprintf("%.0f%%%s", c.Entitlement, mark)
+		}},
 		{Name: "MEMORY", Cell: func(c consumption) string { return share(c.MemoryBytes, c.MemoryQuota) }},
 		{Name: "DISK", Cell: func(c consumption) string { return share(c.DiskBytes, c.DiskQuota) }},
 		{Name: "LOGS/S", Cell: func(c consumption) string { return output.Bytes(c.LogRate) }},
@@ -281,7 +298,17 @@ func (s *sampler) row(cell string, m *repv1.ContainerMetrics) consumption {
 	}
 	return consumption{
 		ProcessGUID: m.GetKey().GetProcessGuid(), Index: m.GetKey().GetIndex(), TaskGUID: m.GetTaskGuid(), CellID: cell, ContainerGUID: m.GetContainerGuid(),
-		CPUPercent: percent, MemoryBytes: m.GetMemoryBytes(), MemoryQuota: m.GetMemoryQuotaBytes(), DiskBytes: m.GetDiskBytes(), DiskQuota: m.GetDiskQuotaBytes(),
+		CPUPercent: percent, Entitlement: m.GetCpuEntitlementPercent(), SpikeStart: nanosecondsOf(m.GetSpikeStart()), SpikeEnd: nanosecondsOf(m.GetSpikeEnd()),
+		LogRateLimit: m.LogRateLimitBytesPerSecond, LinesDropped: m.GetLogLinesDropped(),
+		MemoryBytes: m.GetMemoryBytes(), MemoryQuota: m.GetMemoryQuotaBytes(), DiskBytes: m.GetDiskBytes(), DiskQuota: m.GetDiskQuotaBytes(),
 		Pids: m.GetPids(), RxBytes: m.GetRxBytes(), TxBytes: m.GetTxBytes(), LogRate: m.GetLogRateBytesPerSecond(), AgeSeconds: m.GetAge().AsDuration().Seconds(),
 	}
+}
+
+// nanosecondsOf is 0 for a time that never was.
+func nanosecondsOf(at *timestamppb.Timestamp) int64 {
+	if at == nil {
+		return 0
+	}
+	return at.AsTime().UnixNano()
 }

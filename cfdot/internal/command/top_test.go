@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	repv1 "diego.internal/proto/rep/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
@@ -39,6 +40,7 @@ func TestTopOrdersAndLimits(t *testing.T) {
 	}
 	busy, big, task := use("busy", 1), use("big", 0), use("", 0)
 	busy.CpuPercent, big.MemoryBytes = 90, 1<<30
+	busy.CpuEntitlementPercent, busy.SpikeStart = 180, timestamppb.Now()
 	task.Key, task.TaskGuid = nil, "a-task"
 	p.addCell("cell-1", containers(big, task))
 	p.addCell("cell-2", containers(busy))
@@ -56,9 +58,12 @@ func TestTopOrdersAndLimits(t *testing.T) {
 	require.Equal(t, "busy a-task big", names())
 	require.Equal(t, "big a-task busy", names("--sort", "memory"))
 	require.Equal(t, "a-task", names("--sort", "name", "--limit", "1"))
+	require.Equal(t, "busy a-task big", names("--sort", "entitlement"))
 	require.Equal(t, "big", names("big"))
 	table := p.run("top", "-o", "table").out
 	require.Contains(t, table, "90.0%")
+	require.Contains(t, table, "180%!", "it uses more than it is entitled to, now")
+	require.Contains(t, table, "0% ")
 	require.Contains(t, table, "32.0 MiB of 64.0 MiB")
 	require.Contains(t, table, "1.5 KiB")
 	require.Contains(t, table, "10s")
