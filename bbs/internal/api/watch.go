@@ -65,7 +65,7 @@ func (w *watcher) filterOf(req *bbsv1.WatchRequest, stream grpc.ServerStreamingS
 	if err != nil {
 		return watch.Filter{}, err
 	}
-	filter := watch.Filter{CellID: cell, Domain: req.GetDomain(), Groups: watch.GroupAll}
+	filter := watch.Filter{CellID: cell, Domain: req.GetDomain(), Groups: watch.GroupAll, WithoutTags: req.GetWithoutInstanceTags()}
 	if len(req.GetKinds()) > 0 {
 		filter.Groups = 0
 	}
@@ -267,10 +267,15 @@ func (f *follower) snapshotActuals(view *store.View, out *chunks) error {
 		rows = view.ActualsOnCell(f.filter.CellID)
 	}
 	for a := range rows {
-		if f.wanted(a.ProcessGUID, a.Domain) {
-			if err := out.add(a.Encoded); err != nil {
-				return err
-			}
+		if !f.wanted(a.ProcessGUID, a.Domain) {
+			continue
+		}
+		encoded := a.Encoded
+		if f.filter.WithoutTags {
+			encoded = watch.WithoutTags(encoded)
+		}
+		if err := out.add(encoded); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -307,3 +307,31 @@ func TestWatchThatStallsLosesNothing(t *testing.T) {
 	}
 	require.Equal(t, slices.Repeat([]uint32{61000 + rounds - 1}, instances), last)
 }
+
+// A router that has no use for the tags of instances gets none, neither in a snapshot nor in what follows.
+func TestWatchWithoutInstanceTags(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.desire("app", 2)
+	h.run("app", 0, "cell-1")
+	for _, without := range []bool{false, true} {
+		stream := h.watch(h.operator(), &bbsv1.WatchRequest{
+			Start: &bbsv1.WatchRequest_Snapshot{Snapshot: true}, WithoutInstanceTags: without,
+			Kinds: []bbsv1.WatchKind{bbsv1.WatchKind_WATCH_KIND_ACTUAL_LRP},
+		})
+		_, err := stream.Recv()
+		require.NoError(t, err)
+		_, actual := h.readSnapshot(stream)
+		require.Len(t, actual, 2)
+		require.Equal(t, without, len(actual[0].GetMetricTags()) == 0 && len(actual[0].GetInternalRoutes()) == 0)
+		require.Equal(t, "10.0.0.1", actual[0].GetNetInfo().GetAddress())
+
+		report := startRequest("app", 0, instanceKey("app-instance", "cell-1"))
+		report.MetricTags["generation"] = fmt.Sprint(without)
+		_, err = bbsv1.NewActualLRPCellClient(h.cell("cell-1")).StartActualLRP(t.Context(), report)
+		require.NoError(t, err)
+		change := nextChanges(t, stream).GetEvents()[0].GetActualLrpInstanceChanged()
+		require.Equal(t, without, len(change.GetBefore().GetMetricTags()) == 0 && len(change.GetAfter().GetInternalRoutes()) == 0)
+		require.Equal(t, change.GetBefore().GetModificationTag().GetIndex()+1, change.GetAfter().GetModificationTag().GetIndex())
+	}
+}

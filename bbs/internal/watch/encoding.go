@@ -23,28 +23,34 @@ const (
 	changesEvents      = 4
 )
 
-// sharedEncodings are those of a new batch, made once for all watchers that want the same kinds of events of everything.
+// view is what watchers of everything may differ in.
+type view struct {
+	groups      Group
+	withoutTags bool
+}
+
+// sharedEncodings are those of a new batch, made once for all watchers that want the same of everything.
 type sharedEncodings struct {
-	mu       sync.Mutex
-	byGroups map[Group][][]byte
+	mu     sync.Mutex
+	byView map[view][][]byte
 	// old batches share nothing: only watchers that are behind still read them.
 	old bool
 }
 
-// messages returns what the watchers of these groups share, or false if each has to encode for itself.
-func (s *sharedEncodings) messages(groups Group, encode func() [][]byte) ([][]byte, bool) {
+// messages returns what the watchers with one view share, or false if each has to encode for itself.
+func (s *sharedEncodings) messages(of view, encode func() [][]byte) ([][]byte, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.old {
 		return nil, false
 	}
-	messages, ok := s.byGroups[groups]
+	messages, ok := s.byView[of]
 	if !ok {
-		if s.byGroups == nil {
-			s.byGroups = map[Group][][]byte{}
+		if s.byView == nil {
+			s.byView = map[view][][]byte{}
 		}
 		messages = encode()
-		s.byGroups[groups] = messages
+		s.byView[of] = messages
 	}
 	return messages, true
 }
@@ -53,14 +59,14 @@ func (s *sharedEncodings) messages(groups Group, encode func() [][]byte) ([][]by
 func (s *sharedEncodings) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.byGroups, s.old = nil, true
+	s.byView, s.old = nil, true
 }
 
 // Messages returns the encodings, as bbs.v1.WatchResponse, of the events of a batch that pass: one
 // message, or several for a large batch, or none if nothing passes. They must not be modified.
 func (b *Batch) Messages(filter *Filter) [][]byte {
 	if filter.CellID == "" && filter.Subjects == nil && filter.Domain == "" {
-		if messages, ok := b.shared.messages(filter.Groups, func() [][]byte { return b.encode(filter) }); ok {
+		if messages, ok := b.shared.messages(view{filter.Groups, filter.WithoutTags}, func() [][]byte { return b.encode(filter) }); ok {
 			return messages
 		}
 	}
@@ -81,6 +87,9 @@ func (b *Batch) encode(filter *Filter) [][]byte {
 		event := &b.Events[i]
 		if !filter.Passes(event) {
 			continue
+		}
+		if filter.WithoutTags {
+			event = event.withoutTags()
 		}
 		if eventSize := event.Size(); size+eventSize > maxMessage {
 			flush(true)
@@ -113,6 +122,43 @@ func (b *Batch) message(events []*Event, eventsSize int, more bool) []byte {
 		out = protowire.AppendTag(out, changesEvents, protowire.BytesType)
 		out = protowire.AppendVarint(out, uint64(event.Size())) //nolint:gosec // a length
 		out = event.AppendTo(out)
+	}
+	return out
+}
+
+// Fields of workload.v1.ActualLRP.
+const (
+	actualInternalRoutes = 10
+	actualMetricTags     = 11
+)
+
+// withoutTags returns the event with instances without their routes and tags.
+func (e *Event) withoutTags() *Event {
+	switch e.Kind {
+	case ActualCreated, ActualChanged, ActualRemoved:
+		shorter := *e
+		shorter.Before, shorter.After = WithoutTags(e.Before), WithoutTags(e.After)
+		return &shorter
+	case DesiredCreated, DesiredChanged, DesiredRemoved, ActualCrashed, TaskCreated, TaskChanged, TaskRemoved, DomainChanged:
+	}
+	return e
+}
+
+// WithoutTags returns the encoding of a workload.v1.ActualLRP without internal routes and metric tags; of nil it is nil.
+func WithoutTags(actual []byte) []byte {
+	if actual == nil {
+		return nil
+	}
+	out := make([]byte, 0, len(actual))
+	for len(actual) > 0 {
+		number, _, size := protowire.ConsumeField(actual)
+		if size < 0 {
+			return append(out, actual...) // which does not happen: we made it
+		}
+		if number != actualInternalRoutes && number != actualMetricTags {
+			out = append(out, actual[:size]...)
+		}
+		actual = actual[size:]
 	}
 	return out
 }

@@ -11,6 +11,8 @@ type Filter struct {
 	Subjects map[string]bool
 	// Domain, if not empty, is the only one that passes.
 	Domain string
+	// WithoutTags leaves routes and tags out of the instances of the events that pass; see WithoutTags.
+	WithoutTags bool
 }
 
 // All returns the filter that lets everything through.

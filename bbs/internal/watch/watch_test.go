@@ -283,6 +283,46 @@ func TestMessagesDecodeAsTheContractSays(t *testing.T) {
 	}
 }
 
+// What the watcher leaves out is left out of instances only, and of no one else's events.
+func TestInstancesWithoutTags(t *testing.T) {
+	t.Parallel()
+	whole := &workloadv1.ActualLRP{
+		Key: &workloadv1.ActualLRPKey{ProcessGuid: "app"}, InternalRoutes: []string{"a.internal", ""}, MetricTags: map[string]string{"a": "1", "b": ""},
+		AvailabilityZone: "z1", Revision: 3,
+	}
+	short := proto.CloneOf(whole)
+	short.InternalRoutes, short.MetricTags = nil, nil
+	other := proto.CloneOf(short)
+	other.State = workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING
+	desired := &workloadv1.SchedulingInfo{ProcessGuid: "app", UpdateStrategy: 1, CrashRestartPolicy: &workloadv1.CrashRestartPolicy{}} // fields 10 and 11
+	b := &Batch{Revision: 7, At: time.Unix(100, 5), Events: []Event{
+		{Kind: ActualChanged, Before: encoded(t, other), After: encoded(t, whole)},
+		{Kind: ActualCreated, After: encoded(t, whole)},
+		{Kind: ActualRemoved, Before: encoded(t, whole)},
+		{Kind: DesiredCreated, After: encoded(t, desired)},
+	}}
+	for name, tc := range map[string]struct {
+		filter Filter
+		want   *workloadv1.ActualLRP
+	}{
+		"whole":                 {Filter{Groups: GroupAll}, whole},
+		"without tags":          {Filter{Groups: GroupAll, WithoutTags: true}, short},
+		"without tags, by cell": {Filter{Groups: GroupAll, WithoutTags: true, Subjects: map[string]bool{"": true}}, short},
+	} {
+		messages := b.Messages(&tc.filter)
+		require.Len(t, messages, 1, name)
+		var m bbsv1.WatchResponse
+		require.NoError(t, proto.Unmarshal(messages[0], &m), name)
+		want := []*bbsv1.Event{
+			{Event: &bbsv1.Event_ActualLrpInstanceChanged{ActualLrpInstanceChanged: &bbsv1.ActualLRPInstanceChanged{Before: other, After: tc.want}}},
+			{Event: &bbsv1.Event_ActualLrpInstanceCreated{ActualLrpInstanceCreated: &bbsv1.ActualLRPInstanceCreated{ActualLrp: tc.want}}},
+			{Event: &bbsv1.Event_ActualLrpInstanceRemoved{ActualLrpInstanceRemoved: &bbsv1.ActualLRPInstanceRemoved{ActualLrp: tc.want}}},
+			{Event: &bbsv1.Event_DesiredLrpCreated{DesiredLrpCreated: &bbsv1.DesiredLRPCreated{DesiredLrp: desired}}},
+		}
+		require.Empty(t, cmp.Diff(want, m.GetChanges().GetEvents(), protocmp.Transform()), name)
+	}
+}
+
 func TestLargeBatchesComeInSeveralMessages(t *testing.T) {
 	t.Parallel()
 	b := &Batch{Revision: 1}

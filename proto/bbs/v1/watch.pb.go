@@ -149,9 +149,11 @@ type WatchRequest struct {
 	// Answer RevisionTooOld instead of sending a snapshot nobody asked for.
 	RefuseSnapshot bool `protobuf:"varint,7,opt,name=refuse_snapshot,json=refuseSnapshot,proto3" json:"refuse_snapshot,omitempty"`
 	// End the stream, with a bookmark, once everything up to the newest revision has been sent: for readers of history.
-	UntilNewest   bool `protobuf:"varint,9,opt,name=until_newest,json=untilNewest,proto3" json:"until_newest,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	UntilNewest bool `protobuf:"varint,9,opt,name=until_newest,json=untilNewest,proto3" json:"until_newest,omitempty"`
+	// Leave internal_routes and metric_tags out of all actual LRPs: they take half of an event, and a router has no use for them.
+	WithoutInstanceTags bool `protobuf:"varint,10,opt,name=without_instance_tags,json=withoutInstanceTags,proto3" json:"without_instance_tags,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *WatchRequest) Reset() {
@@ -256,6 +258,13 @@ func (x *WatchRequest) GetRefuseSnapshot() bool {
 func (x *WatchRequest) GetUntilNewest() bool {
 	if x != nil {
 		return x.UntilNewest
+	}
+	return false
+}
+
+func (x *WatchRequest) GetWithoutInstanceTags() bool {
+	if x != nil {
+		return x.WithoutInstanceTags
 	}
 	return false
 }
@@ -1496,7 +1505,7 @@ var File_bbs_v1_watch_proto protoreflect.FileDescriptor
 
 const file_bbs_v1_watch_proto_rawDesc = "" +
 	"\n" +
-	"\x12bbs/v1/watch.proto\x12\x06bbs.v1\x1a\x14bbs/v1/domains.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dworkload/v1/actual_lrps.proto\x1a\x1eworkload/v1/desired_lrps.proto\x1a\x17workload/v1/tasks.proto\"\x96\x03\n" +
+	"\x12bbs/v1/watch.proto\x12\x06bbs.v1\x1a\x14bbs/v1/domains.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dworkload/v1/actual_lrps.proto\x1a\x1eworkload/v1/desired_lrps.proto\x1a\x17workload/v1/tasks.proto\"\xca\x03\n" +
 	"\fWatchRequest\x12'\n" +
 	"\x0eafter_revision\x18\x01 \x01(\x04H\x00R\rafterRevision\x12%\n" +
 	"\bsnapshot\x18\x02 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\bsnapshot\x122\n" +
@@ -1506,7 +1515,9 @@ const file_bbs_v1_watch_proto_rawDesc = "" +
 	"\rprocess_guids\x18\x05 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\x90NR\fprocessGuids\x12 \n" +
 	"\x06domain\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x06domain\x12'\n" +
 	"\x0frefuse_snapshot\x18\a \x01(\bR\x0erefuseSnapshot\x12!\n" +
-	"\funtil_newest\x18\t \x01(\bR\vuntilNewestB\a\n" +
+	"\funtil_newest\x18\t \x01(\bR\vuntilNewest\x122\n" +
+	"\x15without_instance_tags\x18\n" +
+	" \x01(\bR\x13withoutInstanceTagsB\a\n" +
 	"\x05start\"\xc2\b\n" +
 	"\rWatchResponse\x12L\n" +
 	"\x0esnapshot_start\x18\x01 \x01(\v2#.bbs.v1.WatchResponse.SnapshotStartH\x00R\rsnapshotStart\x12L\n" +

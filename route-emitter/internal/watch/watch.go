@@ -177,6 +177,8 @@ func (w *Watcher) request(now time.Time) *bbsv1.WatchRequest {
 	req := &bbsv1.WatchRequest{
 		CellId: w.cfg.CellID,
 		Kinds:  []bbsv1.WatchKind{bbsv1.WatchKind_WATCH_KIND_DESIRED_LRP, bbsv1.WatchKind_WATCH_KIND_ACTUAL_LRP, bbsv1.WatchKind_WATCH_KIND_DOMAIN},
+		// Routes and tags come from the desired LRPs.
+		WithoutInstanceTags: true,
 	}
 	s := w.Status()
 	if s.Revision == 0 || now.Sub(s.LastSync) >= w.cfg.SyncInterval {
