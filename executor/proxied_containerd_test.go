@@ -59,9 +59,8 @@ func asked(conn net.Conn, path string) (string, error) {
 	return string(body), errors.Join(err, response.Body.Close())
 }
 
-// TestRealProxies needs root and containerd, as TestRealContainers does.
+// TestRealProxies needs root and containerd, as TestRealContainers does, and is not beside it: their networks are the same.
 func TestRealProxies(t *testing.T) {
-	t.Parallel()
 	m, roots := proxiedMachine(t)
 	connect := func(host string, port uint32, name string) (*tls.Conn, error) {
 		dialer := &tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12}}

@@ -166,9 +166,9 @@ func TestCleanUnmountsVolumes(t *testing.T) {
 	require.NoDirExists(t, filepath.Join(c.cfg.StateDir, volumesFolder))
 }
 
-// Real containers write to a volume that a driver has bind mounted, and the machine is as before when they are gone.
+// Real containers write to a volume that a driver has bind mounted, and the machine is as before when they are gone. It does not
+// run beside other tests, as TestRealCertificates does not.
 func TestRealVolumes(t *testing.T) {
-	t.Parallel()
 	m := newMachine(t)
 	driver := volumetest.New(t, true)
 	for folder := driver.Folder("data"); folder != os.TempDir(); folder = filepath.Dir(folder) {
