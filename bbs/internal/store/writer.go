@@ -288,7 +288,7 @@ func (w *writer) writeError(err error) error {
 		w.dropAfter(refusal) //nolint:contextcheck // the context of the batch may have ended
 		return fmt.Errorf("writing a batch: %w", err)
 	default:
-		w.drop() //nolint:contextcheck // the context of the batch may have ended
+		w.abandon() //nolint:contextcheck // the context of the batch may have ended
 		return fmt.Errorf("%w: %w", errUncertain, err)
 	}
 }
@@ -351,6 +351,18 @@ func (w *writer) dropAfter(refusal *pgconn.PgError) {
 	if keep != nil && !keep(w.conn.Conn().PgConn(), refusal) {
 		w.drop()
 	}
+}
+
+// abandon closes a connection whose batch nobody waits for any more. Its server process may: a commit that waits to be confirmed by
+// a standby does not notice that the connection is closed, keeps its locks, and would hold up all batches after it. So it is told.
+func (w *writer) abandon() {
+	if w.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = w.conn.Conn().PgConn().CancelRequest(ctx) // there may be nobody to tell
+	w.drop()
 }
 
 // drop closes a connection that is of no use any more.
