@@ -226,6 +226,23 @@ func TestMountFailures(t *testing.T) {
 	}
 }
 
+// What a driver says is believed only if there is a folder.
+func TestMountPointsAreLookedAt(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	for at, want := range map[string]string{"/nowhere/at/all": "looking at the mount point", file: "is not a folder", "relative": `mounted volume "data" at "relative"`} {
+		b := newBed(t)
+		v := b.open()
+		b.plugin.MountAt(at)
+		_, err := v.Mount(t.Context(), "a", data(""))
+		require.ErrorContains(t, err, want)
+		require.NoError(t, v.Release(t.Context(), "a"))
+		require.Zero(t, b.plugin.Mounted("data"), "what the driver has mounted is given back")
+		require.Empty(t, b.uses())
+	}
+}
+
 // Only drivers that answer are offered; a driver that comes back is.
 func TestDriversAreLookedAtAgain(t *testing.T) {
 	t.Parallel()

@@ -38,6 +38,7 @@ type Driver struct {
 	mu      sync.Mutex
 	refuse  map[string]string
 	hold    chan struct{}
+	at      string
 	options map[string]map[string]any
 	users   map[string]int
 	calls   []string
@@ -103,7 +104,16 @@ func (d *Driver) Hold() (release func()) {
 	defer d.mu.Unlock()
 	hold := make(chan struct{})
 	d.hold = hold
-	return sync.OnceFunc(func() { close(hold) })
+	release = sync.OnceFunc(func() { close(hold) })
+	d.t.Cleanup(release) // the server does not close before its calls end
+	return release
+}
+
+// MountAt makes the driver say that volumes are mounted at a path, whatever is there; "" lets it tell the truth.
+func (d *Driver) MountAt(path string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.at = path
 }
 
 // Forget makes the driver lose what it knows, as a restart does with some.
@@ -202,7 +212,11 @@ func failure(err error) map[string]any {
 	return map[string]any{}
 }
 
+// mountPoint is called with the lock held, save by the end of the test.
 func (d *Driver) mountPoint(volume string) string {
+	if d.at != "" {
+		return d.at
+	}
 	if d.bind {
 		return filepath.Join(d.mounts, volume)
 	}

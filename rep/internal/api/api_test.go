@@ -274,6 +274,22 @@ func TestStateChangesItsVersion(t *testing.T) {
 	require.True(t, c.state(0).GetEvacuating())
 }
 
+// Drivers that come and go, and what a cell cannot do, are news like any other.
+func TestVersionCoversWhatNoContainerTells(t *testing.T) {
+	t.Parallel()
+	seen := map[uint64]int{}
+	for i, state := range []*repv1.StateResponse{
+		{}, {Reason: "a"}, {Restrictions: []string{"a"}}, {VolumeDrivers: []string{"a"}}, {Restrictions: []string{"b", "a"}},
+		{Evacuation: &repv1.EvacuationProgress{UntoldLrps: 1}}, {Evacuation: &repv1.EvacuationProgress{ReplacingLrps: 1}},
+	} {
+		of := version(state, nil)
+		require.Equal(t, of, version(state, nil))
+		other, known := seen[of]
+		require.False(t, known, "states %d and %d look alike", i, other)
+		seen[of] = i
+	}
+}
+
 func TestStateOfABrokenCell(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)

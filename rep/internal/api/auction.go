@@ -129,6 +129,7 @@ func version(out *repv1.StateResponse, containers []executor.Container) uint64 {
 	}
 	write(out.GetReason(), out.GetAvailableResources().String(), out.GetTotalResources().String(), out.GetEvacuation().String())
 	write(out.GetVolumeDrivers()...)
+	write("restrictions") // the end of one list is not the begin of another
 	write(out.GetRestrictions()...)
 	for _, c := range containers {
 		write(c.GUID, string(c.State))
