@@ -80,10 +80,23 @@ type CellState struct {
 	Healthy                 bool                `json:"Healthy"`
 	Reason                  string              `json:"Reason,omitempty"`
 	Restrictions            []string            `json:"Restrictions,omitempty"`
+	Evacuation              *Evacuation         `json:"Evacuation,omitempty"`
 	VolumeDrivers           []string            `json:"VolumeDrivers"`
 	PlacementTags           []string            `json:"PlacementTags"`
 	OptionalPlacementTags   []string            `json:"OptionalPlacementTags"`
 	ProxyMemoryAllocationMB int32               `json:"ProxyMemoryAllocationMB"`
+}
+
+// Evacuation tells how far the emptying of a cell is, as numbers of containers.
+type Evacuation struct {
+	// Deadline in nanoseconds.
+	Deadline int64 `json:"deadline"`
+	// Untold are instances of which the BBS has not heard that they are to be replaced, Replacing those that serve until their
+	// replacement does, Stopping those on their way out.
+	Untold    int32 `json:"untold_lrps"`
+	Replacing int32 `json:"replacing_lrps"`
+	Stopping  int32 `json:"stopping_lrps"`
+	Tasks     int32 `json:"tasks"`
 }
 
 // CellLRP is an instance that a cell holds.
@@ -128,6 +141,11 @@ func CellStateOf(s *repv1.StateResponse) CellState {
 		LRPs: []CellLRP{}, Tasks: []CellTask{}, StartingContainerCount: s.GetStartingContainerCount(), Zone: s.GetZone(), Evacuating: s.GetEvacuating(),
 		Healthy: s.GetHealthy(), Reason: s.GetReason(), Restrictions: s.GetRestrictions(), VolumeDrivers: notNil(s.GetVolumeDrivers()), PlacementTags: notNil(s.GetPlacementTags()),
 		OptionalPlacementTags: notNil(s.GetOptionalPlacementTags()), ProxyMemoryAllocationMB: s.GetProxyMemoryAllocationMb(),
+	}
+	if e := s.GetEvacuation(); e != nil {
+		out.Evacuation = &Evacuation{
+			Deadline: nanoseconds(e.GetDeadline()), Untold: e.GetUntoldLrps(), Replacing: e.GetReplacingLrps(), Stopping: e.GetStoppingLrps(), Tasks: e.GetTasks(),
+		}
 	}
 	for _, provider := range s.GetRootfsProviders() {
 		out.RootFSProviders[provider.GetScheme()] = notNil(provider.GetNames())

@@ -3,8 +3,10 @@ package spec
 import (
 	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	bbsv1 "diego.internal/proto/bbs/v1"
 	repv1 "diego.internal/proto/rep/v1"
@@ -38,6 +40,22 @@ func TestCellStateOf(t *testing.T) {
 		require.Contains(t, string(text), `{"process_guid":"p","index":1,"domain":"d","instance_guid":"i",`+common+`"`+want[0]+`","constraint":{"require":["gpu"]}}`)
 		require.Contains(t, string(text), `{"task_guid":"t","domain":"d",`+common+want[1]+`,"constraint":{"require":["gpu"]}}`)
 	}
+}
+
+// TestCellStateTellsWhy shows what a cell cannot do, why it takes no work and how far its emptying is.
+func TestCellStateTellsWhy(t *testing.T) {
+	t.Parallel()
+	text, err := json.Marshal(CellStateOf(&repv1.StateResponse{
+		Evacuating: true, Reason: "cell is evacuating; container engine is unhealthy: away", Restrictions: []string{"no limits of disk"}, VolumeDrivers: []string{"nfs"},
+		Evacuation: &repv1.EvacuationProgress{Deadline: timestamppb.New(time.Unix(1, 2)), UntoldLrps: 3, ReplacingLrps: 4, StoppingLrps: 5, Tasks: 6},
+	}))
+	require.NoError(t, err)
+	require.Contains(t, string(text), `"Reason":"cell is evacuating; container engine is unhealthy: away","Restrictions":["no limits of disk"],`+
+		`"Evacuation":{"deadline":1000000002,"untold_lrps":3,"replacing_lrps":4,"stopping_lrps":5,"tasks":6},"VolumeDrivers":["nfs"]`)
+	text, err = json.Marshal(CellStateOf(&repv1.StateResponse{Healthy: true}))
+	require.NoError(t, err)
+	require.NotContains(t, string(text), `"Evacuation"`)
+	require.NotContains(t, string(text), "Restrictions")
 }
 
 // TestChangedInstancesHaveTheirKeys checks what a stream is filtered by, also for an instance that lost its cell.
