@@ -18,7 +18,6 @@ import (
 	"diego.internal/servicekit/config"
 	"diego.internal/servicekit/grpcclient"
 	"diego.internal/servicekit/grpcserver"
-	"diego.internal/servicekit/lifecycle"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/telemetry"
 )
@@ -114,22 +113,7 @@ type leader struct {
 // run works until ctx ends or the lock is lost. At the end of ctx the lock is released
 // only after the work has stopped, so that there are never two auctioneers.
 func (l *leader) run(ctx context.Context, lock *lockclient.Lock) error {
-	work, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	hold, release := context.WithCancel(context.WithoutCancel(ctx))
-	defer release()
-	lost := make(chan error, 1)
-	go func() {
-		err := lock.Hold(hold)
-		stop(err)
-		lost <- err
-	}()
-	err := l.work(work, lock.Valid)
-	release()
-	if holdErr := <-lost; holdErr != nil {
-		return lifecycle.WithExitCode(holdErr, lifecycle.ExitLockLost)
-	}
-	return err
+	return lock.While(ctx, func(ctx context.Context) error { return l.work(ctx, lock.Valid) })
 }
 
 // work serves and places until ctx ends.

@@ -44,20 +44,9 @@ func (m *master) run(ctx context.Context) error {
 	}
 	m.tel.Log.InfoContext(ctx, "bbs-elected", "token", lock.Token())
 
-	work, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	hold, release := context.WithCancel(context.WithoutCancel(ctx))
-	defer release()
-	lost := make(chan error, 1)
-	go func() {
-		err := lock.Hold(hold)
-		stop(err)
-		lost <- err
-	}()
-	err = m.lead(work, lock)
-	release()
-	if holdErr := <-lost; holdErr != nil {
-		return lifecycle.WithExitCode(holdErr, lifecycle.ExitLockLost)
+	err = lock.While(ctx, func(ctx context.Context) error { return m.lead(ctx, lock) })
+	if errors.Is(err, lockclient.ErrLost) {
+		return err // whatever else has come to its end
 	}
 	if errors.Is(err, errRolledBack) {
 		// The lock is free for an older program. To end would be to be started again.

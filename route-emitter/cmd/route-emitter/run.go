@@ -129,24 +129,9 @@ func whileLocked(ctx context.Context, cfg lockclient.LockConfig, work func(conte
 	lock, err := lockclient.Acquire(ctx, cfg)
 	switch {
 	case err != nil && ctx.Err() != nil:
-		return nil // asked to stop while waiting
+		return nil //nolint:nilerr // asked to stop while waiting
 	case err != nil:
 		return fmt.Errorf("acquiring the lock %s: %w", cfg.Key, err)
 	}
-	hold, release := context.WithCancel(context.WithoutCancel(ctx))
-	defer release()
-	working, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	held := make(chan error, 1)
-	go func() {
-		err := lock.Hold(hold)
-		stop(err)
-		held <- err
-	}()
-	err = work(working)
-	release()
-	if lost := <-held; lost != nil {
-		return lifecycle.WithExitCode(fmt.Errorf("holding the lock %s: %w", cfg.Key, lost), lifecycle.ExitLockLost)
-	}
-	return err
+	return lock.While(ctx, work) //nolint:wrapcheck // each says what it is about
 }
