@@ -2,6 +2,8 @@ package command
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +34,7 @@ func (a *app) addCompletions(root *cobra.Command) {
 		"cell-id": cells, "process-guid": processes, "domain": a.completer(a.domainNames), "context": a.contextNames,
 		"output":   cobra.FixedCompletions([]string{"table", "wide", "json", "jsonl", "yaml", "name", "custom="}, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp),
 		"presence": cobra.FixedCompletions([]string{"ORDINARY", "EVACUATING", "SUSPECT"}, cobra.ShellCompDirectiveNoFileComp),
-		"sort":     cobra.FixedCompletions([]string{"cpu", "memory", "disk", "logs", "age", "name"}, cobra.ShellCompDirectiveNoFileComp),
+		"sort":     cobra.FixedCompletions(slices.Sorted(maps.Keys(orders)), cobra.ShellCompDirectiveNoFileComp),
 	}
 	var visit func(*cobra.Command)
 	visit = func(command *cobra.Command) {

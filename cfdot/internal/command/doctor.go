@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -208,7 +209,61 @@ func (d *diagnosis) bbsState(ctx context.Context) []checkup.Result {
 	if err != nil {
 		return []checkup.Result{{Check: "bbs state", Status: checkup.Failed, Detail: reason(err)}}
 	}
-	return slices.Concat(d.convergence(status), d.brake(status), d.domains(ctx, conn), d.waiting(ctx, conn))
+	return slices.Concat(d.convergence(status), d.brake(status), d.stored(ctx), d.domains(ctx, conn), d.waiting(ctx, conn))
+}
+
+// stored asks each BBS, standbys too, about its tables and what they are sealed under; what is well is not told.
+func (d *diagnosis) stored(ctx context.Context) []checkup.Result {
+	hosts, err := addresses("bbsURL", d.flags.bbs)
+	if err != nil {
+		return nil // it was told
+	}
+	var out []checkup.Result
+	for _, host := range hosts {
+		conn, err := d.flags.dial("bbsURL", host, mtls.Peer{Role: mtls.RoleBBS}, "")
+		if err != nil {
+			continue
+		}
+		asking, cancel := context.WithTimeout(ctx, min(d.flags.cellTime(), greetTime))
+		status, err := bbsv1.NewMaintenanceClient(conn).GetStatus(asking, &bbsv1.GetStatusRequest{})
+		cancel()
+		_ = conn.Close() // nothing is pending
+		if err == nil {  // that it does not answer was told, and a migrating one says so by the error
+			out = append(out, troubles("bbs "+host, status)...)
+		} else if fault.Reason(err) == "Migrating" {
+			out = append(out, checkup.Result{Check: "bbs " + host, Status: checkup.Warning, Detail: message(err), Advice: "wait for it; its log has schema-step"})
+		}
+	}
+	return out
+}
+
+// troubles are what a BBS says of itself that an operator should know.
+func troubles(check string, s *bbsv1.GetStatusResponse) []checkup.Result {
+	var out []checkup.Result
+	add := func(status checkup.Status, advice, format string, args ...any) {
+		out = append(out, checkup.Result{Check: check, Status: status, Detail: fmt.Sprintf(format, args...), Advice: advice})
+	}
+	if n := s.GetQuarantinedRecords(); n > 0 {
+		add(checkup.Failed, "the table quarantine names them; repair the rows, then restart the standby and the active BBS", "%d records cannot be read", n)
+	}
+	if why := s.GetStandbyWaitsFor(); why != "" {
+		add(checkup.Warning, "it cannot take over quickly", "standby waits for %s", why)
+	}
+	if schema := s.GetSchema(); schema.GetVersion() != 0 && schema.GetVersion() != schema.GetBuiltFor() {
+		add(checkup.Warning, "finish the upgrade", "is built for schema %d, the tables have %d", schema.GetBuiltFor(), schema.GetVersion())
+	}
+	for _, label := range slices.Sorted(maps.Keys(s.GetKeys().GetUnreadable())) {
+		add(checkup.Warning, "its log names each", "%d values under key %s cannot be opened", s.GetKeys().GetUnreadable()[label], label)
+	}
+	for _, label := range slices.Sorted(maps.Keys(s.GetKeys().GetLeft())) {
+		if n := s.GetKeys().GetLeft()[label]; n > 0 {
+			add(checkup.Warning, "do not remove that key yet", "%d values are still sealed under key %s", n, label)
+		}
+	}
+	if labels := s.GetKeys().GetRemovableLabels(); len(labels) > 0 {
+		add(checkup.OK, "", "keys that may be removed from the configuration: %s", strings.Join(labels, ", "))
+	}
+	return out
 }
 
 // stale is how long ago the last convergence may be; it runs every 30 s.

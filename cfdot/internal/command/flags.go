@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,9 +38,11 @@ type flags struct {
 
 	format output.Format
 	limit  time.Duration
-	source *mtls.Source
 	pace   *pace
-	stderr io.Writer
+
+	loading sync.Mutex
+	source  *mtls.Source // guarded by loading
+	stderr  io.Writer
 }
 
 func (f *flags) register(root *cobra.Command) {
@@ -133,6 +136,8 @@ func (f *flags) complete(a *app) error {
 
 // certificates loads the operator's certificate. There is no way around verification.
 func (f *flags) certificates() (*mtls.Source, error) {
+	f.loading.Lock()
+	defer f.loading.Unlock()
 	if f.source != nil {
 		return f.source, nil
 	}

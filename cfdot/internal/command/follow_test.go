@@ -116,7 +116,11 @@ func TestWaitForATask(t *testing.T) {
 				}
 				return hold(stream)
 			}
-			got := p.run("wait", "task", "t", "--timeout", "500ms")
+			timeout := "1m"
+			if test.exit == ExitUnreachable {
+				timeout = "500ms"
+			}
+			got := p.run("wait", "task", "t", "--timeout", timeout)
 			require.Equal(t, test.exit, got.exit, got.errors)
 		})
 	}

@@ -55,14 +55,14 @@ func (a *app) greetAll(ctx context.Context, kind serverKind, hosts []string) []g
 	return out
 }
 
-// greet greets one server, over a connection of its own, and finds out why if that is impossible.
+// greet greets one server, over a connection of its own. It knocks first: gRPC would try again and again what cannot be.
 func (a *app) greet(ctx context.Context, kind serverKind, name, address string) greeting {
+	if err := a.whyUnreachable(ctx, target{host: address, peer: mtls.Peer{Role: kind.role, Name: name}}); err != nil {
+		return greeting{address: address, err: fault.New(codes.Unavailable, "", "no connection"), why: err.Error()}
+	}
 	g := a.tryGreet(ctx, kind, name, address)
-	if g.err != nil && ctx.Err() == nil {
+	if g.err != nil {
 		g.why = reason(g.err)
-		if why := a.whyUnreachable(ctx, target{host: address, peer: mtls.Peer{Role: kind.role, Name: name}}); why != nil {
-			g.why = why.Error()
-		}
 	}
 	return g
 }

@@ -162,14 +162,14 @@ func (a *app) showTop(ctx context.Context, s *sampler, o topOptions) error {
 func topColumns() []output.Column[consumption] {
 	return []output.Column[consumption]{
 		{Name: "PROCESS OR TASK", Cell: func(c consumption) string { return cmp.Or(c.ProcessGUID, c.TaskGUID) }},
-		{Name: "INDEX", Cell: func(c consumption) string {
+		{Name: "INDEX", Right: true, Cell: func(c consumption) string {
 			if c.ProcessGUID == "" {
 				return ""
 			}
 			return strconv.Itoa(int(c.Index))
 		}},
 		{Name: "CELL", Cell: func(c consumption) string { return c.CellID }},
-		{Name: "CPU", Cell: func(c consumption) string { return fmt.Sprintf("%.1f%%", c.CPUPercent) }},
+		{Name: "CPU", Right: true, Cell: func(c consumption) string { return fmt.Sprintf("%.1f%%", c.CPUPercent) }},
 		{Name: "ENTITLED", Cell: func(c consumption) string {
 			mark := ""
 			if c.SpikeStart != 0 && c.SpikeEnd == 0 {
@@ -177,11 +177,11 @@ func topColumns() []output.Column[consumption] {
 			}
 			return fmt.Sprintf("%.0f%%%s", c.Entitlement, mark)
 		}},
-		{Name: "MEMORY", Cell: func(c consumption) string { return share(c.MemoryBytes, c.MemoryQuota) }},
-		{Name: "DISK", Cell: func(c consumption) string { return share(c.DiskBytes, c.DiskQuota) }},
-		{Name: "LOGS/S", Cell: func(c consumption) string { return output.Bytes(c.LogRate) }},
-		{Name: "PIDS", Cell: func(c consumption) string { return strconv.FormatUint(c.Pids, 10) }},
-		{Name: "AGE", Cell: func(c consumption) string {
+		{Name: "MEMORY", Right: true, Cell: func(c consumption) string { return share(c.MemoryBytes, c.MemoryQuota) }},
+		{Name: "DISK", Right: true, Cell: func(c consumption) string { return share(c.DiskBytes, c.DiskQuota) }},
+		{Name: "LOGS/S", Right: true, Cell: func(c consumption) string { return output.Bytes(c.LogRate) }},
+		{Name: "PIDS", Right: true, Cell: func(c consumption) string { return strconv.FormatUint(c.Pids, 10) }},
+		{Name: "AGE", Right: true, Cell: func(c consumption) string {
 			now := time.Unix(0, 1<<62)
 			return output.Age(now.Add(-time.Duration(c.AgeSeconds*float64(time.Second))).UnixNano(), now)
 		}},
