@@ -279,8 +279,13 @@ func TestVersionCoversWhatNoContainerTells(t *testing.T) {
 	t.Parallel()
 	seen := map[uint64]int{}
 	for i, state := range []*repv1.StateResponse{
-		{}, {Reason: "a"}, {Restrictions: []string{"a"}}, {VolumeDrivers: []string{"a"}}, {Restrictions: []string{"b", "a"}},
-		{Evacuation: &repv1.EvacuationProgress{UntoldLrps: 1}}, {Evacuation: &repv1.EvacuationProgress{ReplacingLrps: 1}},
+		{},
+		{Reason: "a"},
+		{Restrictions: []string{"a"}},
+		{VolumeDrivers: []string{"a"}},
+		{Restrictions: []string{"b", "a"}},
+		{Evacuation: &repv1.EvacuationProgress{UntoldLrps: 1}},
+		{Evacuation: &repv1.EvacuationProgress{ReplacingLrps: 1}},
 	} {
 		of := version(state, nil)
 		require.Equal(t, of, version(state, nil))
