@@ -13,8 +13,8 @@ import (
 // them is cheap. At the usual 100 percent half of the memory of a large process would be garbage that waits; at 40 percent a
 // small one spends a third of its processor time on collections. A large one, of 150,000 LRPs and more, is where memory runs out first.
 const (
-	leastGrowth  = 40       // percent of what is in use
-	largeGrowth  = 30       // percent of what is in use if that is large
+	leastGrowth  = 40 // percent of what is in use
+	largeGrowth  = 30 // percent of what is in use if that is large
 	large        = 512 << 20
 	mostGrowth   = 100      // percent
 	leastGarbage = 32 << 20 // bytes
