@@ -171,6 +171,58 @@ func TestCancelKeepsTheCellThatIsToBeTold(t *testing.T) {
 	require.Equal(t, "cell-1", got.GetTask().GetCellId())
 }
 
+// A cell decides by these answers what to do with a container of which the BBS has no record.
+func TestCellsAreToldWhatHasNoRecord(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	ctx, by, key := t.Context(), instanceKey("ghost-instance", "cell-1"), actualKey("ghost", 0)
+	cell := h.cell("cell-1")
+	lrps, evacuation := bbsv1.NewActualLRPCellClient(cell), bbsv1.NewEvacuationClient(cell)
+	calls := map[string]func() error{
+		"claim": func() error {
+			_, err := lrps.ClaimActualLRP(ctx, &bbsv1.ClaimActualLRPRequest{ProcessGuid: "ghost", InstanceKey: by})
+			return err
+		},
+		"crash": func() error {
+			_, err := lrps.CrashActualLRP(ctx, &bbsv1.CrashActualLRPRequest{Key: key, InstanceKey: by})
+			return err
+		},
+		"remove": func() error {
+			_, err := lrps.RemoveActualLRP(ctx, &bbsv1.RemoveActualLRPRequest{ProcessGuid: "ghost", InstanceKey: by})
+			return err
+		},
+		"fetch": func() error {
+			_, err := lrps.FetchLRPDefinition(ctx, &bbsv1.FetchLRPDefinitionRequest{ProcessGuid: "ghost"})
+			return err
+		},
+		"evacuate claimed": func() error {
+			_, err := evacuation.EvacuateClaimedActualLRP(ctx, &bbsv1.EvacuateClaimedActualLRPRequest{Key: key, InstanceKey: by})
+			return err
+		},
+		"evacuate stopped": func() error {
+			_, err := evacuation.EvacuateStoppedActualLRP(ctx, &bbsv1.EvacuateStoppedActualLRPRequest{Key: key, InstanceKey: by})
+			return err
+		},
+		"evacuate crashed": func() error {
+			_, err := evacuation.EvacuateCrashedActualLRP(ctx, &bbsv1.EvacuateCrashedActualLRPRequest{Key: key, InstanceKey: by})
+			return err
+		},
+		"remove evacuating": func() error {
+			_, err := evacuation.RemoveEvacuatingActualLRP(ctx, &bbsv1.RemoveEvacuatingActualLRPRequest{Key: key, InstanceKey: by})
+			return err
+		},
+	}
+	before := h.store.Committed().Revision()
+	for name, call := range calls {
+		require.Equal(t, "ResourceNotFound", fault.Reason(call()), name)
+	}
+	running := startRequest("ghost", 0, by)
+	kept, err := evacuation.EvacuateRunningActualLRP(ctx, &bbsv1.EvacuateRunningActualLRPRequest{Key: running.GetKey(), InstanceKey: by, NetInfo: running.GetNetInfo()})
+	require.NoError(t, err)
+	require.False(t, kept.GetKeepContainer())
+	require.Equal(t, before, h.store.Committed().Revision())
+}
+
 func TestCellsSpeakForThemselvesOnly(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)
