@@ -185,7 +185,7 @@ func TestRealCertificates(t *testing.T) {
 	script := `cat "$CF_INSTANCE_CERT" "$CF_INSTANCE_KEY" || exit 1
 		echo x > "$CF_INSTANCE_KEY" && exit 2
 		first=$(readlink -f "$CF_INSTANCE_CERT"); echo waiting
-		while [ "$first" = "$(readlink -f "$CF_INSTANCE_CERT")" ]; do sleep 0.2; done; cat "$CF_INSTANCE_CERT" >/dev/null && exit 3`
+		while [ ! -e "$CF_INSTANCE_CERT" ] || [ "$first" = "$(readlink -f "$CF_INSTANCE_CERT")" ]; do sleep 0.2; done; cat "$CF_INSTANCE_CERT" >/dev/null && exit 3`
 	m.run("app", RunInfo{Action: new(shell("APP", script))})
 	await(t, "certificate to be read", func() bool { return slices.Contains(m.lines("app"), "APP OUT waiting") })
 	var read strings.Builder
