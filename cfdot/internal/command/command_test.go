@@ -70,6 +70,7 @@ func everyCommand() map[string]string {
 		"top p --sort memory --limit 1":        `{"process_guid":"p"`,
 		"locks":                                `{"key":"bbs"`,
 		"presences":                            `{"key":"cell-1"`,
+		"presences -w":                         `{"change":"listed","record":{"key":"cell-1"`,
 		"claim-lock -k bbs -o me -t 5":         "",
 		"claim-presence -k c -o me -v x -t 5":  "",
 		"release-lock -k bbs -o me":            "",

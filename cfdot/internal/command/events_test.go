@@ -208,6 +208,8 @@ func TestLocket(t *testing.T) {
 	require.Equal(t, "presence", presence["type"])
 	require.Equal(t, "{}", presence["value"])
 
+	require.Equal(t, []string{"listed bbs", "expired bbs"}, squeezed(p.run("locks", "-w", "-o", "custom=CHANGE:.change,KEY:.record.key", "--no-headers")))
+
 	require.Equal(t, ExitOK, p.run("claim-presence", "--key", "c", "--owner", "me", "--value", "v", "--ttl", "7").exit)
 	require.Equal(t, "c", p.locket.locked.GetClaim().GetKey())
 	require.Equal(t, "me", p.locket.locked.GetClaim().GetOwner())

@@ -3,6 +3,7 @@ package command
 import (
 	"context"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -62,12 +63,53 @@ func (a *app) claims(name, short string, kind locketv1.ClaimType) *cobra.Command
 		}},
 		{Name: "HELD FOR", Cell: func(r spec.Resource) string { return output.Age(r.AcquiredAt, a.now) }},
 	}
-	return &cobra.Command{
-		Use: name, Short: short, Args: exactly(),
-		RunE: a.withLocket(func(ctx context.Context, locket locketv1.LocketClient) error {
-			return printAll(printer(a, columns...), func(show func(spec.Resource) error) error { return a.eachHeld(ctx, locket, kind, show) })
-		}),
+	var watch bool
+	command := &cobra.Command{Use: name, Short: short, Args: exactly()}
+	command.Flags().BoolVarP(&watch, "watch", "w", false, "go on with each acquisition, change of value, release and expiry")
+	command.RunE = a.withLocket(func(ctx context.Context, locket locketv1.LocketClient) error {
+		if watch {
+			return a.watchClaims(ctx, locket, kind, columns)
+		}
+		return printAll(printer(a, columns...), func(show func(spec.Resource) error) error { return a.eachHeld(ctx, locket, kind, show) })
+	})
+	return command
+}
+
+// claimSilence is how long a watch of locket may be silent; it has a heartbeat every five seconds.
+const claimSilence = 20 * time.Second
+
+// watchClaims prints what is held and then each change, until it is interrupted or locket is gone: the list of a watch that begins
+// anew would not say what was missed.
+func (a *app) watchClaims(ctx context.Context, locket locketv1.LocketClient, kind locketv1.ClaimType, columns []output.Column[spec.Resource]) error {
+	p := printer(a, watchedColumns(columns)...)
+	synced := false
+	open := func(ctx context.Context) (grpc.ServerStreamingClient[locketv1.WatchResponse], error) {
+		return locket.Watch(ctx, &locketv1.WatchRequest{Type: kind})
 	}
+	return list(ctx, claimSilence, open, func(message *locketv1.WatchResponse) error {
+		a.now = time.Now()
+		if message.GetSynced() != nil {
+			synced = true
+			return p.Flush()
+		}
+		change := message.GetChange()
+		if change == nil {
+			return nil
+		}
+		shown := listedNow
+		if synced {
+			shown = claimChange(change.GetKind())
+		}
+		if err := p.Print(watched[spec.Resource]{shown, spec.ResourceOf(change.GetHeld())}); err != nil || !synced {
+			return err
+		}
+		return p.Flush()
+	})
+}
+
+// claimChange is what became of a claim, in the words of locket.
+func claimChange(kind locketv1.ChangeKind) string {
+	return strings.ToLower(strings.TrimPrefix(kind.String(), "CHANGE_KIND_"))
 }
 
 func (a *app) claim(name, short string, kind locketv1.ClaimType) *cobra.Command {

@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"strings"
@@ -364,6 +365,23 @@ func (f *fakeLocket) Release(_ context.Context, q *locketv1.ReleaseRequest) (*lo
 	defer f.mu.Unlock()
 	f.released = q
 	return &locketv1.ReleaseResponse{}, f.err
+}
+
+func (f *fakeLocket) Watch(q *locketv1.WatchRequest, stream grpc.ServerStreamingServer[locketv1.WatchResponse]) error {
+	send := func(kind locketv1.ChangeKind, held *locketv1.Held) error {
+		return stream.Send(&locketv1.WatchResponse{Event: &locketv1.WatchResponse_Change_{Change: &locketv1.WatchResponse_Change{Kind: kind, Held: held}}})
+	}
+	for _, held := range f.held {
+		if held.GetClaim().GetType() != q.GetType() {
+			continue
+		}
+		err := errors.Join(send(locketv1.ChangeKind_CHANGE_KIND_ACQUIRED, held), stream.Send(&locketv1.WatchResponse{Event: &locketv1.WatchResponse_Synced_{Synced: &locketv1.WatchResponse_Synced{}}}),
+			stream.Send(&locketv1.WatchResponse{Event: &locketv1.WatchResponse_Heartbeat_{Heartbeat: &locketv1.WatchResponse_Heartbeat{}}}), send(locketv1.ChangeKind_CHANGE_KIND_EXPIRED, held))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *fakeLocket) Fetch(_ context.Context, q *locketv1.FetchRequest) (*locketv1.FetchResponse, error) {

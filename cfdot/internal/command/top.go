@@ -54,11 +54,12 @@ var orders = map[string]func(a, b consumption) int{ //nolint:gochecknoglobals //
 	"memory":      func(a, b consumption) int { return cmp.Compare(b.MemoryBytes, a.MemoryBytes) },
 	"disk":        func(a, b consumption) int { return cmp.Compare(b.DiskBytes, a.DiskBytes) },
 	"logs":        func(a, b consumption) int { return cmp.Compare(b.LogRate, a.LogRate) },
+	"dropped":     func(a, b consumption) int { return cmp.Compare(b.LinesDropped, a.LinesDropped) },
 	"age":         func(a, b consumption) int { return cmp.Compare(b.AgeSeconds, a.AgeSeconds) },
 	"name":        func(consumption, consumption) int { return 0 },
 }
 
-const ordersText = "cpu, entitlement, memory, disk, logs, age or name"
+const ordersText = "cpu, entitlement, memory, disk, logs, dropped, age or name"
 
 // topOptions are the flags of the command.
 type topOptions struct {
@@ -180,12 +181,21 @@ func topColumns() []output.Column[consumption] {
 		{Name: "MEMORY", Right: true, Cell: func(c consumption) string { return share(c.MemoryBytes, c.MemoryQuota) }},
 		{Name: "DISK", Right: true, Cell: func(c consumption) string { return share(c.DiskBytes, c.DiskQuota) }},
 		{Name: "LOGS/S", Right: true, Cell: func(c consumption) string { return output.Bytes(c.LogRate) }},
+		{Name: "DROPPED", Right: true, Cell: func(c consumption) string { return strconv.FormatUint(c.LinesDropped, 10) }, Mood: droppedMood},
 		{Name: "PIDS", Right: true, Cell: func(c consumption) string { return strconv.FormatUint(c.Pids, 10) }},
 		{Name: "AGE", Right: true, Cell: func(c consumption) string {
 			now := time.Unix(0, 1<<62)
 			return output.Age(now.Add(-time.Duration(c.AgeSeconds*float64(time.Second))).UnixNano(), now)
 		}},
 	}
+}
+
+// droppedMood of a count of lines that were lost because there were too many.
+func droppedMood(lines string) output.Mood {
+	if lines == "0" {
+		return output.Plain
+	}
+	return output.Warning
 }
 
 // share of a quota; a quota of 0 is none.

@@ -39,11 +39,11 @@ func watchedColumns[T any](columns []output.Column[T]) []output.Column[watched[T
 
 func changeMood(change string) output.Mood {
 	switch change {
-	case added:
+	case added, "acquired":
 		return output.Good
-	case altered:
+	case altered, "updated":
 		return output.Warning
-	case removed:
+	case removed, "released", "expired":
 		return output.Bad
 	default:
 		return output.Faint
