@@ -105,7 +105,7 @@ type WriterConfig struct {
 
 // WatchConfig is the section about the log that watchers read.
 type WatchConfig struct {
-	// MemoryMB bounds the recent batches in memory, in mebibytes; older ones are read from the database. Default 16.
+	// MemoryMB bounds the recent batches in memory, in mebibytes; older ones are read from the database. Default 12.
 	MemoryMB int `yaml:"memory_mb"`
 	// MinAge is how long the log is kept at least. Default 1h.
 	MinAge time.Duration `yaml:"min_age"`
@@ -149,7 +149,7 @@ func (c *ComparisonConfig) SetDefaults() {
 
 // SetDefaults fills what the file may leave out.
 func (c *WatchConfig) SetDefaults() {
-	*c = WatchConfig{MemoryMB: 16, MinAge: time.Hour, MinEvents: 1_000_000, PruneInterval: time.Minute, Bookmark: 5 * time.Second}
+	*c = WatchConfig{MemoryMB: 12, MinAge: time.Hour, MinEvents: 1_000_000, PruneInterval: time.Minute, Bookmark: 5 * time.Second}
 }
 
 // Validate checks what no section can check alone.
