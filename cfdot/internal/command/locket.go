@@ -58,10 +58,10 @@ func (a *app) claims(name, short string, kind locketv1.ClaimType) *cobra.Command
 	columns := []output.Column[spec.Resource]{
 		{Name: "KEY", Cell: func(r spec.Resource) string { return r.Key }},
 		{Name: "OWNER", Cell: func(r spec.Resource) string { return r.Owner }},
-		{Name: "TTL LEFT", Cell: func(r spec.Resource) string {
+		{Name: "TTL LEFT", Right: true, Cell: func(r spec.Resource) string {
 			return strconv.FormatFloat(max(time.Unix(0, r.ExpiresAt).Sub(a.now).Seconds(), 0), 'f', 1, 64) + "s"
 		}},
-		{Name: "HELD FOR", Cell: func(r spec.Resource) string { return output.Age(r.AcquiredAt, a.now) }},
+		{Name: "HELD FOR", Right: true, Cell: func(r spec.Resource) string { return output.Age(r.AcquiredAt, a.now) }},
 	}
 	var watch bool
 	command := &cobra.Command{Use: name, Short: short, Args: exactly()}

@@ -171,7 +171,7 @@ func topColumns() []output.Column[consumption] {
 		}},
 		{Name: "CELL", Cell: func(c consumption) string { return c.CellID }},
 		{Name: "CPU", Right: true, Cell: func(c consumption) string { return fmt.Sprintf("%.1f%%", c.CPUPercent) }},
-		{Name: "ENTITLED", Cell: func(c consumption) string {
+		{Name: "ENTITLED", Right: true, Cell: func(c consumption) string {
 			mark := ""
 			if c.SpikeStart != 0 && c.SpikeEnd == 0 {
 				mark = "!"
