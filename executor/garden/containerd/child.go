@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -200,9 +201,18 @@ func (c *container) releaseSpawned(ctx context.Context, p *process) error {
 	if err != nil {
 		return nil //nolint:nilerr // an init that cannot be reached has started nothing, or has ended
 	}
-	// A keeper that is gone has ended all streams by that.
-	if err := outputlog.Finish(ctx, c.folder, p.outputName()); err != nil && !isMissing(err) && !errors.Is(err, unix.ECONNREFUSED) {
+	if err := outputlog.Finish(ctx, c.folder, p.outputName()); err != nil && !keeperGone(err) {
 		return err
 	}
 	return link.Forget(ctx, p.name)
+}
+
+// keeperGone tells that nobody keeps the output of a container any more: all streams have ended by that.
+func keeperGone(err error) bool {
+	for _, sign := range []error{os.ErrNotExist, unix.ECONNREFUSED, unix.ECONNRESET, unix.EPIPE, io.EOF} {
+		if errors.Is(err, sign) {
+			return true
+		}
+	}
+	return false
 }

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // settleTimeout bounds the wait for a creation that containerd still carries out for a client that was killed.
@@ -33,6 +35,20 @@ func settle(ctx context.Context, id string) error {
 			return fmt.Errorf("waiting for shim of %s: %w", id, context.Cause(ctx))
 		}
 	}
+}
+
+// killShims kills the shims of a container; what runs below them is killed with its control group.
+func killShims(id string) error {
+	shims, err := shimsOf(func(other string) bool { return other == id })
+	if err != nil {
+		return err
+	}
+	for _, pid := range shims {
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("killing shim %d: %w", pid, err)
+		}
+	}
+	return nil
 }
 
 // shimsOf finds the shims of containers, chosen by id.

@@ -100,12 +100,25 @@ func (b *Backend) destroyLeftovers(ctx context.Context) {
 	}
 }
 
-// destroyLate removes what a creation that was still under way while it was destroyed has made since.
+// destroyLate removes what a creation that was still under way while it was destroyed has made since. On a machine that is
+// far too busy containerd gives up a shim that does not answer it for ten seconds, and forgets it: that one ends by our hand.
 func (b *Backend) destroyLate(ctx context.Context, id string) error {
 	if err := settle(ctx, id); err != nil {
-		return err
+		if ctx.Err() != nil {
+			return err
+		}
+		b.cfg.Log.WarnContext(ctx, "forgotten-shim-killed", "container", id)
+		if err := errors.Join(killShims(id), settle(ctx, id)); err != nil {
+			return err
+		}
 	}
-	return b.destroyTask(ctx, id)
+	for try := 1; ; try++ {
+		// containerd needs a moment to see that a shim is gone.
+		err := b.destroyTask(ctx, id)
+		if err == nil || try == deleteTries || !pause(ctx, askAgain) {
+			return err
+		}
+	}
 }
 
 // removeStrangers removes what carries the cell's label but has no record.

@@ -294,3 +294,18 @@ func TestDaemonKilledAnywhere(t *testing.T) {
 	}
 	require.Positive(t, failed, "some creations were cut off")
 }
+
+// TestForgottenShim is a shim that does not end by itself after its container was destroyed.
+func TestForgottenShim(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	c := b.create(t, "h").(*container)
+	_, err := c.Run(t.Context(), shell("p", "sleep 1000"), garden.ProcessIO{})
+	require.NoError(t, err)
+	require.NoError(t, b.backend.destroyLate(b.backend.within(t.Context()), c.id))
+	shims, err := shimsOf(func(id string) bool { return id == c.id })
+	require.NoError(t, err)
+	require.Empty(t, shims)
+	require.NoError(t, b.backend.Destroy(t.Context(), "h"))
+	eventually(t, "nothing is left", func() bool { return len(b.leftovers(t)) == 0 })
+}

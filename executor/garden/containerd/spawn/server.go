@@ -67,7 +67,8 @@ func newServer(socket *os.File) *server {
 // spareThreads is more than the runtime ever uses at a time for what is done here.
 const spareThreads = 4
 
-// Threads is how many threads the init has. They count against the limit of processes of its container.
+// Threads is how many threads the init has, give or take one that the runtime was quicker to make than to find. They count
+// against the limit of processes of its container.
 const Threads = spareThreads + 5
 
 // stockThreads makes all threads that the runtime may want later. It keeps those that nothing runs on, and a container that
