@@ -207,3 +207,24 @@ func TestPackedRecordsShareNothing(t *testing.T) {
 	_ = append(next.Routes[0].Value, "more"...)
 	require.Equal(t, encoded, next.Encoded)
 }
+
+// Two names of cells may have the same hash, however unlikely that is.
+func TestRowsOfCellsWithTheSameHashAreToldApart(t *testing.T) {
+	t.Parallel()
+	s := newState()
+	for guid, cell := range map[string]string{"a": "mine", "b": "other", "c": "mine"} {
+		row := new(recordEncoder).actual(&lrp.Actual{
+			Key: lrp.Key{ProcessGUID: guid}, InstanceKey: lrp.InstanceKey{InstanceGUID: "i", CellID: cell}, State: lrp.Running,
+		})
+		s.actuals.set(row.key(), row)
+		s.actualsOnCell.set(onCellOf("mine", row.key()), row)
+	}
+	r := records{s}
+	var guids []string
+	for a := range r.RecordsOnCell("mine") {
+		guids = append(guids, a.ProcessGUID)
+	}
+	require.Equal(t, []string{"a", "c"}, guids)
+	require.True(t, r.CellHolds("mine", "c"))
+	require.False(t, r.CellHolds("mine", "b"))
+}

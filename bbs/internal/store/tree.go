@@ -119,27 +119,23 @@ func (k actualKey) bytes() []byte {
 	return append(binary.BigEndian.AppendUint32(b, uint32(k.index)), byte(k.presence)) //nolint:gosec // never negative
 }
 
-// onCell puts the rows of each cell together, in the order of their own keys. The order of cells is that of a hash of their
-// names, which have long beginnings in common.
+// onCell puts the rows of each cell together, in the order of their own keys. A cell is known by a hash of its name. Should two names
+// have the same, the rows of both cells are mixed, and who reads has to look whose they are: a row is on one cell at a time, so
+// the keys of all rows differ even then.
 type onCell[K ordered[K]] struct {
 	hash uint64
-	cell string
 	key  K
 }
 
 func onCellOf[K ordered[K]](cell string, key K) onCell[K] {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(cell)) // never fails
-	return onCell[K]{h.Sum64(), cell, key}
+	return onCell[K]{h.Sum64(), key}
 }
 
 func (k onCell[K]) before(other onCell[K]) bool {
-	switch {
-	case k.hash != other.hash:
+	if k.hash != other.hash {
 		return k.hash < other.hash
-	case k.cell != other.cell:
-		return k.cell < other.cell
-	default:
-		return k.key.before(other.key)
 	}
+	return k.key.before(other.key)
 }

@@ -69,12 +69,18 @@ func (r records) rowsOf(guid string) iter.Seq[*actualRow] {
 }
 
 func (r records) rowsOnCell(cell string) iter.Seq[*actualRow] {
-	return fromCell(r.state.actualsOnCell, onCellOf(cell, actualKey{}))
+	return fromCell(r.state.actualsOnCell, onCellOf(cell, actualKey{}), func(row *actualRow) bool { return row.CellID == cell })
 }
 
 // fromCell yields the rows of one cell, given what comes before its first.
-func fromCell[K ordered[K], R any](rows tree[onCell[K], R], first onCell[K]) iter.Seq[*R] {
-	return rows.from(first, func(k onCell[K]) bool { return k.hash == first.hash && k.cell == first.cell })
+func fromCell[K ordered[K], R any](rows tree[onCell[K], R], first onCell[K], isThere func(*R) bool) iter.Seq[*R] {
+	return func(yield func(*R) bool) {
+		for row := range rows.from(first, func(k onCell[K]) bool { return k.hash == first.hash }) {
+			if isThere(row) && !yield(row) {
+				return
+			}
+		}
+	}
 }
 
 // Records yields all records in order, without their encodings.
@@ -120,8 +126,10 @@ func encoded(rows iter.Seq[*actualRow]) iter.Seq[Actual] {
 // CellHolds reports whether a cell holds an instance of an LRP.
 func (r records) CellHolds(cell, guid string) bool {
 	first := onCellOf(cell, actualKeyOf(lrp.Key{ProcessGUID: guid}, 0))
-	for range r.state.actualsOnCell.from(first, func(k onCell[actualKey]) bool { return k.cell == cell && k.key.guid == first.key.guid }) {
-		return true
+	for row := range r.state.actualsOnCell.from(first, func(k onCell[actualKey]) bool { return k.hash == first.hash && k.key.guid == first.key.guid }) {
+		if row.CellID == cell {
+			return true
+		}
 	}
 	return false
 }
@@ -147,7 +155,7 @@ func (r records) Tasks() iter.Seq[*task.Task] { return r.state.tasks.all() }
 
 // TasksOnCell yields the tasks that a cell runs, in order.
 func (r records) TasksOnCell(cell string) iter.Seq[*task.Task] {
-	return fromCell(r.state.tasksOnCell, onCellOf(cell, textKey{}))
+	return fromCell(r.state.tasksOnCell, onCellOf(cell, textKey{}), func(t *task.Task) bool { return t.CellID == cell })
 }
 
 // Domains yields all domains, fresh or not, in order.
