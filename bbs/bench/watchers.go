@@ -126,7 +126,7 @@ func watch(ctx context.Context, conn *grpc.ClientConn) (*watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, err := proto.Marshal(&bbsv1.WatchRequest{WithoutInstanceTags: true}) // as route emitters ask
+	body, err := proto.Marshal(&bbsv1.WatchRequest{}) // whole events, more than route emitters ask for
 	if err != nil {
 		return nil, err
 	}
