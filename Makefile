@@ -27,7 +27,7 @@ setup: ## install missing Debian packages (root, once)
 	@tools/install-packages.sh
 
 build: ## static binaries in bin/
-	@echo "building (minutes the first time, seconds later)"; mkdir -p bin
+	@echo "building (minutes the first time, seconds later)" >&2; mkdir -p bin
 	@go build -ldflags '$(LDFLAGS)' -o bin/ ./locket/cmd/... ./bbs/cmd/... ./auctioneer/cmd/... ./rep/cmd/... ./executor/cmd/... ./route-emitter/cmd/... ./router/cmd/... ./cfdot/cmd/... ./deploy/cmd/...
 	@cd deploy && GOWORK=off go build -ldflags '-s -w' -o ../bin/nats-server github.com/nats-io/nats-server/v2
 
