@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"diego.internal/executor/keylock"
 	"diego.internal/executor/transfer"
 )
 
@@ -54,7 +55,7 @@ type Config struct {
 type Cache struct {
 	cfg   Config
 	boot  string
-	locks keyLocks
+	locks keylock.Locks[entry]
 
 	mu       sync.Mutex
 	versions map[string]*version // by name
@@ -107,7 +108,7 @@ func (c *Cache) Folder(ctx context.Context, owner, key string, source transfer.S
 		return Folder{}, errNoKey
 	}
 	e := entry{key: hashed(key), form: formFolder}
-	unlock, err := c.locks.lock(ctx, e)
+	unlock, err := c.locks.Lock(ctx, e)
 	if err != nil {
 		return Folder{}, err
 	}
@@ -139,7 +140,7 @@ func (c *Cache) Archive(ctx context.Context, key string, source transfer.Source)
 		return c.cfg.Transfers.Download(ctx, source)
 	}
 	e := entry{key: hashed(key), form: formArchive}
-	unlock, err := c.locks.lock(ctx, e)
+	unlock, err := c.locks.Lock(ctx, e)
 	if err != nil {
 		return nil, err
 	}

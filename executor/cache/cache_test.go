@@ -233,7 +233,7 @@ func TestCallersOfOneKeyWaitForEachOther(t *testing.T) {
 	require.NotEmpty(t, paths[0])
 	full, _ := s.counts()
 	require.Equal(t, 1, full)
-	require.Empty(t, c.locks.locks)
+	require.Zero(t, c.locks.Len())
 }
 
 func TestWaitingForAKeyEndsWithTheContext(t *testing.T) {

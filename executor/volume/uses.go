@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -126,38 +125,6 @@ func (v *Volumes) saveLocked(ownerName string) error {
 
 func (v *Volumes) usesOf(ownerName string) string {
 	return filepath.Join(v.cfg.Dir, ownerName+usesForm)
-}
-
-// lock of one volume: a driver is asked about it by one caller at a time.
-type lock struct {
-	held chan struct{}
-	refs int // guarded by the mutex of Volumes; who has it or waits for it
-}
-
-// lock waits until nobody else deals with the volume.
-func (v *Volumes) lock(ctx context.Context, k key) (unlock func(), err error) {
-	v.mu.Lock()
-	l := v.locks[k]
-	if l == nil {
-		l = &lock{held: make(chan struct{}, 1)}
-		v.locks[k] = l
-	}
-	l.refs++
-	v.mu.Unlock()
-	leave := func() {
-		v.mu.Lock()
-		defer v.mu.Unlock()
-		if l.refs--; l.refs == 0 {
-			delete(v.locks, k)
-		}
-	}
-	select {
-	case l.held <- struct{}{}:
-		return func() { <-l.held; leave() }, nil
-	case <-ctx.Done():
-		leave()
-		return nil, context.Cause(ctx)
-	}
 }
 
 // activateTime bounds the question whether a driver is there.

@@ -21,6 +21,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"diego.internal/executor/keylock"
 )
 
 // ErrNoDriver says that the cell has no driver of that name, or that it does not answer.
@@ -85,7 +87,7 @@ type Volumes struct {
 	problems map[string]string // by file or driver
 	stats    map[string]*Stats
 	owners   map[string]*owner
-	locks    map[key]*lock
+	locks    keylock.Locks[key] // a driver is asked about a volume by one caller at a time
 }
 
 // key is one volume as its driver knows it.
@@ -114,7 +116,7 @@ func Open(ctx context.Context, cfg Config, keep map[string]bool) (*Volumes, erro
 	}
 	v := &Volumes{
 		cfg: cfg, drivers: map[string]*driver{}, problems: map[string]string{}, stats: map[string]*Stats{},
-		owners: map[string]*owner{}, locks: map[key]*lock{},
+		owners: map[string]*owner{},
 	}
 	if err := v.load(keep); err != nil {
 		return nil, err
@@ -176,7 +178,7 @@ func (v *Volumes) Mount(ctx context.Context, ownerName string, r Request) (strin
 	if d.spec.UniqueVolumeIDs {
 		k.volume = uniqueName(r.Volume, ownerName)
 	}
-	unlock, err := v.lock(ctx, k)
+	unlock, err := v.locks.Lock(ctx, k)
 	if err != nil {
 		return "", err
 	}
@@ -276,7 +278,7 @@ func (v *Volumes) Release(ctx context.Context, ownerName string) error {
 }
 
 func (v *Volumes) release(ctx context.Context, ownerName string, k key) error {
-	unlock, err := v.lock(ctx, k)
+	unlock, err := v.locks.Lock(ctx, k)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func TestVolumeIsMountedOnceAndUnmountedAfterItsLastUser(t *testing.T) {
 	require.NoError(t, v.Release(t.Context(), "b"), "may be repeated")
 	require.NoError(t, v.Release(t.Context(), "nobody"))
 	require.Empty(t, b.uses())
-	require.Empty(t, v.locks)
+	require.Zero(t, v.locks.Len())
 	stats := v.Stats()["local"]
 	require.Equal(t, int64(3), stats.Mounts.Load())
 	require.Equal(t, int64(1), stats.Unmounts.Load())
@@ -316,7 +316,7 @@ func TestVolumesInParallel(t *testing.T) {
 	group.Wait()
 	require.Zero(t, b.plugin.Mounted("data"))
 	require.Empty(t, b.uses())
-	require.Empty(t, v.locks)
+	require.Zero(t, v.locks.Len())
 }
 
 func TestReleaseAll(t *testing.T) {
