@@ -108,24 +108,31 @@ func (p *pastPage) show(page *page, since time.Duration, more string) {
 	}
 }
 
-func (a *app) describeLRP() *cobra.Command {
+// described is a command that describes one thing: it reads a page, and prints it as a document or shows it to people.
+func described[P any](a *app, command *cobra.Command, name string,
+	read func(ctx context.Context, conn grpc.ClientConnInterface, id string, since time.Duration) (P, error),
+	show func(id string, page *P, since time.Duration) error,
+) *cobra.Command {
 	var since time.Duration
-	command := &cobra.Command{
-		Use: "lrp PROCESS_GUID", Short: "A process: what is wanted, each instance, why it has no place, routes and what happened", Args: exactly("PROCESS_GUID"),
-		Example: "  cfdot describe lrp my-app\n  cfdot describe lrp my-app --since 24h\n  cfdot describe lrp my-app -o json | jq .placements",
-	}
 	command.Flags().DurationVar(&since, "since", usualHistory, "how far back to tell what happened")
 	command.RunE = a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
-		lrp, err := a.lrpPage(ctx, conn, args[0], since)
+		page, err := read(ctx, conn, args[0], since)
 		if err != nil {
 			return err
 		}
 		if !a.flags.format.ForPeople() {
-			return printOne(printer(a, output.Column[lrpPage]{Name: "PROCESS", Cell: func(lrpPage) string { return args[0] }}), lrp)
+			return printOne(printer(a, output.Column[P]{Name: name, Cell: func(P) string { return args[0] }}), page)
 		}
-		return a.showLRP(args[0], &lrp, since)
+		return show(args[0], &page, since)
 	})
 	return command
+}
+
+func (a *app) describeLRP() *cobra.Command {
+	return described(a, &cobra.Command{
+		Use: "lrp PROCESS_GUID", Short: "A process: what is wanted, each instance, why it has no place, routes and what happened", Args: exactly("PROCESS_GUID"),
+		Example: "  cfdot describe lrp my-app\n  cfdot describe lrp my-app --since 24h\n  cfdot describe lrp my-app -o json | jq .placements",
+	}, "PROCESS", a.lrpPage, a.showLRP)
 }
 
 func (a *app) lrpPage(ctx context.Context, conn grpc.ClientConnInterface, guid string, since time.Duration) (lrpPage, error) {

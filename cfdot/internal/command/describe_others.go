@@ -24,28 +24,27 @@ type taskPage struct {
 }
 
 func (a *app) describeTask() *cobra.Command {
-	var since time.Duration
-	command := &cobra.Command{
+	return described(a, &cobra.Command{
 		Use: "task TASK_GUID", Short: "A task: its state, outcome and what happened", Args: exactly("TASK_GUID"),
 		Example: "  cfdot describe task my-task\n  cfdot describe task my-task --since 24h\n  cfdot describe task my-task -o json | jq .events",
+	}, "TASK", a.taskPage, a.showTask)
+}
+
+func (a *app) taskPage(ctx context.Context, conn grpc.ClientConnInterface, guid string, since time.Duration) (taskPage, error) {
+	answer, err := bbsv1.NewTasksClient(conn).GetTask(ctx, &bbsv1.GetTaskRequest{TaskGuid: guid, IncludeDefinition: true})
+	if err != nil {
+		return taskPage{}, err
 	}
-	command.Flags().DurationVar(&since, "since", usualHistory, "how far back to tell what happened")
-	command.RunE = a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
-		answer, err := bbsv1.NewTasksClient(conn).GetTask(ctx, &bbsv1.GetTaskRequest{TaskGuid: args[0], IncludeDefinition: true})
-		if err != nil {
-			return err
-		}
-		out := taskPage{Task: spec.TaskOf(answer.GetTask())}
-		out.readPast(ctx, a, conn, &bbsv1.WatchRequest{ProcessGuids: args}, since)
-		if !a.flags.format.ForPeople() {
-			return printOne(printer(a, output.Column[taskPage]{Name: "TASK", Cell: func(taskPage) string { return args[0] }}), out)
-		}
-		p := &page{app: a}
-		p.facts(a.taskFacts(out.Task)...)
-		out.show(p, since, args[0])
-		return p.err
-	})
-	return command
+	out := taskPage{Task: spec.TaskOf(answer.GetTask())}
+	out.readPast(ctx, a, conn, &bbsv1.WatchRequest{ProcessGuids: []string{guid}}, since)
+	return out, nil
+}
+
+func (a *app) showTask(guid string, out *taskPage, since time.Duration) error {
+	p := &page{app: a}
+	p.facts(a.taskFacts(out.Task)...)
+	out.show(p, since, guid)
+	return p.err
 }
 
 func (a *app) taskFacts(t spec.Task) []fact {
@@ -78,23 +77,10 @@ type cellPage struct {
 }
 
 func (a *app) describeCell() *cobra.Command {
-	var since time.Duration
-	command := &cobra.Command{
+	return described(a, &cobra.Command{
 		Use: "cell CELL_ID", Short: "A cell: what it has and holds, what the BBS believes it holds, and what happened there", Args: exactly("CELL_ID"),
 		Example: "  cfdot describe cell cell-1\n  cfdot describe cell cell-1 --since 10m\n  cfdot describe cell cell-1 -o json | jq .state.AvailableResources",
-	}
-	command.Flags().DurationVar(&since, "since", usualHistory, "how far back to tell what happened")
-	command.RunE = a.withBBS(func(ctx context.Context, conn grpc.ClientConnInterface, args []string) error {
-		out, err := a.cellPage(ctx, conn, args[0], since)
-		if err != nil {
-			return err
-		}
-		if !a.flags.format.ForPeople() {
-			return printOne(printer(a, output.Column[cellPage]{Name: "CELL", Cell: func(cellPage) string { return args[0] }}), out)
-		}
-		return a.showCell(&out, since)
-	})
-	return command
+	}, "CELL", a.cellPage, func(_ string, out *cellPage, since time.Duration) error { return a.showCell(out, since) })
 }
 
 func (a *app) cellPage(ctx context.Context, conn grpc.ClientConnInterface, id string, since time.Duration) (cellPage, error) {
