@@ -61,6 +61,9 @@ type Client struct {
 	busy     sync.WaitGroup
 	closing  sync.Once
 
+	// changes counts what has changed in the containers. See Changes.
+	changes atomic.Uint64
+
 	mu     sync.Mutex
 	nodes  map[string]*node
 	ledger ledger
@@ -273,6 +276,7 @@ func (c *Client) allocate(request AllocationRequest) error {
 	}
 	n := c.newNode(container.Reserve(request.GUID, r, request.Tags, time.Now()))
 	c.nodes[request.GUID] = n
+	c.changes.Add(1)
 	c.events.emit(EventReserved, n.record)
 	return nil
 }
@@ -341,6 +345,25 @@ func (c *Client) ListContainers() []Container {
 	}
 	return records
 }
+
+// Containers goes through snapshots of all containers in no order. It is for those who look often, and keep little: unlike
+// ListContainers it sorts and copies nothing.
+func (c *Client) Containers() iter.Seq[Container] {
+	return func(yield func(Container) bool) {
+		c.mu.Lock()
+		nodes := slices.Collect(maps.Values(c.nodes))
+		c.mu.Unlock()
+		for _, n := range nodes {
+			if !yield(n.snapshot()) {
+				return
+			}
+		}
+	}
+}
+
+// Changes grows with every change of a container and of what is reserved. Two calls that return the same number have seen the same
+// containers; a number that is read before the containers is never too new for them.
+func (c *Client) Changes() uint64 { return c.changes.Load() }
 
 // GetFiles streams a file or folder of a container out as tar, read as root. The caller closes it.
 func (c *Client) GetFiles(ctx context.Context, guid, path string) (io.ReadCloser, error) {
@@ -449,6 +472,7 @@ func (c *Client) all() []*node {
 func (c *Client) giveBackMemory(megabytes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.changes.Add(1)
 	c.ledger.used.MemoryMB -= megabytes
 }
 
@@ -456,6 +480,7 @@ func (c *Client) forget(n *node, resources container.Resources) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.nodes, n.guid)
+	c.changes.Add(1)
 	c.ledger.giveBack(resources)
 }
 

@@ -73,6 +73,12 @@ func (n *node) snapshot() container.Record {
 	return n.record
 }
 
+// setLocked replaces the record, and lets everybody know that something has changed.
+func (n *node) setLocked(record container.Record) {
+	n.record = record
+	n.client.changes.Add(1)
+}
+
 // begin attaches run information, notes it, and starts the life.
 func (n *node) begin(request RunRequest) error {
 	n.mu.Lock()
@@ -100,7 +106,7 @@ func (n *node) begin(request RunRequest) error {
 	if !n.startLife(n.live) {
 		return errors.Join(ErrClosed, n.journal.remove())
 	}
-	n.record = record
+	n.setLocked(record)
 	n.client.giveBackMemory(unused)
 	return nil
 }
@@ -143,7 +149,7 @@ func (n *node) change(kind EventKind, transition func(container.Record) (contain
 	if err != nil {
 		return err
 	}
-	n.record = record
+	n.setLocked(record)
 	n.saveLocked()
 	if kind != 0 {
 		n.client.events.emit(kind, record)
@@ -208,7 +214,7 @@ func (n *node) stop(cause error) {
 	}
 	switch {
 	case n.cancel == nil:
-		n.record = n.record.Completed(true, "stopped-before-running", false)
+		n.setLocked(n.record.Completed(true, "stopped-before-running", false))
 		n.client.events.emit(EventComplete, n.record)
 	case drain > 0:
 		n.draining = true
@@ -231,7 +237,7 @@ func (n *node) noteStopLocked() (drain time.Duration) {
 	if n.record.Routable && len(n.record.Net.Ports) > 0 {
 		drain = max(n.client.cfg.DrainTime, n.proxyReload())
 	}
-	n.record = n.record.StopRequested()
+	n.setLocked(n.record.StopRequested())
 	n.platform(logs.Out, "Cell %s stopping instance %s", n.client.cfg.CellID, n.guid)
 	n.saveLocked()
 	return drain
@@ -244,7 +250,7 @@ func (n *node) expire() {
 	if n.record.State != container.StateReserved {
 		return
 	}
-	n.record = n.record.Completed(true, "expired container", false)
+	n.setLocked(n.record.Completed(true, "expired container", false))
 	n.client.events.emit(EventComplete, n.record)
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -145,10 +146,11 @@ func (w *world) restore(ctx context.Context) error {
 	return w.awaitCells(ctx, w.options.cells)
 }
 
-// waves is how many parts of the cells are rolled one after another.
-const waves = 4
+// waves is how many parts of the cells are rolled one after another: a tenth at a time, as operators do with a fleet of this size,
+// so that what moves at once is no more than what the loss of a tenth moves.
+const waves = 10
 
-// roll evacuates every cell, a quarter at a time, for which the others have room; each comes back empty by itself.
+// roll evacuates every cell, a tenth at a time; each comes back empty by itself.
 func (w *world) roll(ctx context.Context) error {
 	cells, err := w.addresses(ctx)
 	if err != nil {
@@ -189,10 +191,14 @@ func (w *world) evacuate(ctx context.Context, id, address string) error {
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	progress, err := repv1.NewOperationClient(conn).Evacuate(ctx, &repv1.EvacuateRequest{})
-	if err == nil {
-		_, err = progress.Recv()
-	}
+	var progress grpc.ServerStreamingClient[repv1.EvacuateResponse]
+	err = w.await(ctx, func(ctx context.Context) (any, error) { // a machine with very much to do answers late
+		progress, err = repv1.NewOperationClient(conn).Evacuate(ctx, &repv1.EvacuateRequest{})
+		if err == nil {
+			_, err = progress.Recv()
+		}
+		return nil, err
+	})
 	if err != nil {
 		return fmt.Errorf("evacuating %s: %w", id, err)
 	}

@@ -53,7 +53,8 @@ type CellsConfig struct {
 	// on without them. Default 2s.
 	SoftDeadline time.Duration `yaml:"soft_deadline"`
 	// StateMaxAge is how old a state may be for the first try of a batch; work that
-	// finds no place is tried again on fresh states. Default 1s.
+	// finds no place is tried again on fresh states. Where asking all cells takes long
+	// it is three times that, at most half of stale_limit. Default 1s.
 	StateMaxAge time.Duration `yaml:"state_max_age"`
 	// StaleLimit is how old the state of a slow cell may be. Default 10s.
 	StaleLimit time.Duration `yaml:"stale_limit"`

@@ -122,7 +122,7 @@ func (l *leader) work(ctx context.Context, active func() bool) error {
 	reports := batch.NewReports(placement, l.tel.Log)
 	loop := batch.NewLoop(batch.Config{
 		Fleet: l.fleet, Queue: l.queue, Reports: reports, History: l.history, Options: l.options(),
-		StateMaxAge: l.cfg.Cells.StateMaxAge, CommitDeadline: l.cfg.Cells.SoftDeadline,
+		StateMaxAge: l.cfg.Cells.StateMaxAge, StaleLimit: l.cfg.Cells.StaleLimit, CommitDeadline: l.cfg.Cells.SoftDeadline,
 		Active: active, Log: l.tel.Log, Registry: l.tel.Registry,
 	})
 

@@ -38,6 +38,9 @@ const (
 	emptyPause  = 100 * time.Millisecond
 	// holdInterval is how often held work is tried again.
 	holdInterval = time.Second
+	// stateShare bounds the time that cells are asked for their states to a quarter: where it takes seconds because there are very
+	// many, or because all are busy, what they have begun with since is known here, and room that has come free can wait.
+	stateShare = 3
 	// Pause after a batch that could not begin because the cells are unknown.
 	minPause, maxPause = 100 * time.Millisecond, 5 * time.Second
 )
@@ -59,8 +62,9 @@ type Config struct {
 	History *History
 	// Options are the weights and limits; the seed is the loop's own.
 	Options auction.Options
-	// StateMaxAge is how old a state may be for the first try of a batch.
-	StateMaxAge time.Duration
+	// StateMaxAge is how old a state may be for the first try of a batch, or stateShare times as old as the asking takes if that is
+	// more; but no older than StaleLimit halved.
+	StateMaxAge, StaleLimit time.Duration
 	// CommitDeadline is how long a batch waits for the next answer of a cell. What
 	// comes later is dealt with when it comes.
 	CommitDeadline time.Duration
@@ -75,6 +79,8 @@ type Loop struct {
 	cfg     Config
 	metrics metrics
 	late    sync.WaitGroup // answers that a batch did not wait for
+	// asking is how long it took to ask all cells the last time.
+	asking time.Duration
 }
 
 // NewLoop makes a loop; Run runs it.
@@ -168,9 +174,13 @@ func (l *Loop) batch(ctx context.Context, withHeld bool) error {
 // cellsFor gets the states to begin with. When no cell takes work it looks again, for
 // a cell may just be changing its incarnation.
 func (l *Loop) cellsFor(ctx context.Context, started time.Time) (cells.Snapshot, error) {
-	since := started.Add(-l.cfg.StateMaxAge)
+	since := started.Add(-l.stateMaxAge())
 	for attempt := 1; ; attempt++ {
+		began := time.Now()
 		s, err := l.cfg.Fleet.Snapshot(ctx, since)
+		if s.Asked > len(s.Cells)/2 {
+			l.asking = time.Since(began)
+		}
 		if err != nil || s.Open > 0 || attempt == emptyAttempts {
 			return s, err
 		}
@@ -180,6 +190,11 @@ func (l *Loop) cellsFor(ctx context.Context, started time.Time) (cells.Snapshot,
 		}
 		since = time.Now()
 	}
+}
+
+// stateMaxAge is how old the states of cells may be to begin a batch with.
+func (l *Loop) stateMaxAge() time.Duration {
+	return max(l.cfg.StateMaxAge, min(stateShare*l.asking, l.cfg.StaleLimit/2))
 }
 
 // run is one batch on its way.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -50,7 +51,7 @@ func startRig(t *testing.T, world *simulationtest.World, options auction.Options
 	reports := NewReports(placement, tel.Log)
 	r.loop = NewLoop(Config{
 		Fleet: fleet, Queue: r.queue, Reports: reports, History: NewHistory(), Options: options,
-		StateMaxAge: time.Second, CommitDeadline: 300 * time.Millisecond,
+		StateMaxAge: time.Second, StaleLimit: 10 * time.Second, CommitDeadline: 300 * time.Millisecond,
 		Active: r.active.Load, Log: tel.Log, Registry: prometheus.NewRegistry(),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -487,4 +488,44 @@ func TestRecover(t *testing.T) {
 	require.NoError(t, <-recovered)
 	r.eventually("all is placed", r.idle)
 	require.Equal(t, 3, total(lrpsOn(all)))
+}
+
+// slowFleet has two cells, takes its time to ask some of them, and notes how old their states may be.
+type slowFleet struct {
+	Fleet
+
+	takes   time.Duration
+	asked   int
+	allowed time.Duration
+}
+
+func (f *slowFleet) Snapshot(_ context.Context, since time.Time) (cells.Snapshot, error) {
+	f.allowed = time.Since(since)
+	time.Sleep(f.takes) //nolint:forbidigo // the clock of the bubble
+	return cells.Snapshot{Cells: make([]auction.Cell, 2), Open: 2, Asked: f.asked}, nil
+}
+
+func TestStatesMayBeOlderWhereAskingTakesLong(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		fleet := &slowFleet{}
+		loop := &Loop{cfg: Config{Fleet: fleet, StateMaxAge: time.Second, StaleLimit: 10 * time.Second}}
+		for _, batch := range []struct {
+			takes   time.Duration
+			asked   int
+			allowed time.Duration
+		}{
+			{takes: 100 * time.Millisecond, asked: 2, allowed: time.Second},
+			{takes: time.Second, asked: 2, allowed: time.Second},
+			{takes: time.Minute, asked: 1, allowed: 3 * time.Second}, // says nothing of all of them
+			{takes: 4 * time.Second, asked: 2, allowed: 3 * time.Second},
+			{takes: 0, asked: 2, allowed: 5 * time.Second},
+			{takes: 0, asked: 0, allowed: time.Second},
+		} {
+			fleet.takes, fleet.asked = batch.takes, batch.asked
+			_, err := loop.cellsFor(t.Context(), time.Now())
+			require.NoError(t, err)
+			require.Equal(t, batch.allowed, fleet.allowed)
+		}
+	})
 }

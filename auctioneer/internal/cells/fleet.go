@@ -115,6 +115,8 @@ type Snapshot struct {
 	Oldest time.Time
 	// Open counts the cells that take work.
 	Open int
+	// Asked counts the cells that were waited for.
+	Asked int
 }
 
 // Snapshot returns the states of all present cells. States that were true at or after
@@ -125,12 +127,15 @@ func (f *Fleet) Snapshot(ctx context.Context, since time.Time) (Snapshot, error)
 	if err := f.list(ctx, since); err != nil {
 		return Snapshot{}, err
 	}
-	f.wait(ctx, f.refresh(since)) //nolint:contextcheck // the calls outlive the snapshot
+	awaited := f.refresh(since) //nolint:contextcheck // the calls outlive the snapshot
+	f.wait(ctx, awaited)
 	if err := context.Cause(ctx); err != nil && ctx.Err() != nil {
 		return Snapshot{}, fmt.Errorf("fetching states of cells: %w", err)
 	}
 	f.metrics.fetch.Observe(time.Since(started).Seconds())
-	return f.collect(), nil
+	snapshot := f.collect()
+	snapshot.Asked = len(awaited)
+	return snapshot, nil
 }
 
 // list brings the members up to date with the presences. When the BBS does not answer,

@@ -20,7 +20,7 @@ import (
 type Comparison struct {
 	Interval time.Duration // from the end of one to the beginning of the next; 0 is 10 minutes
 	Chunk    int           // rows that are read at once; 0 is 2,000
-	Pause    time.Duration // between two chunks; 0 is 200 ms
+	Pause    time.Duration // between two chunks, at the least; 0 is 200 ms
 }
 
 func (c Comparison) withDefaults() Comparison {
@@ -37,6 +37,9 @@ func (c Comparison) withDefaults() Comparison {
 }
 
 const (
+	// compareShare is how many times as long as a chunk took is paused after it. A comparison takes a twentieth of the time, and
+	// where there is other work to do a chunk takes longer and the next one waits for longer.
+	compareShare = 19
 	// comparePatience is how long memory may take to reach the revision of the rows that were read.
 	comparePatience = 10 * time.Second
 	// maxViews bounds the views that are kept meanwhile.
@@ -93,6 +96,7 @@ func (s *Store) compareOnce(ctx context.Context) error {
 				return context.Cause(ctx)
 			case <-timer.C:
 			}
+			began := time.Now()
 			next, rows, found, err := s.compareChunk(ctx, table, cursor)
 			if err != nil {
 				return fmt.Errorf("comparing %s: %w", table.sqlName, err)
@@ -106,7 +110,7 @@ func (s *Store) compareOnce(ctx context.Context) error {
 				return nil
 			}
 			cursor, more = next, next != nil
-			timer.Reset(s.cfg.Comparison.Pause)
+			timer.Reset(max(s.cfg.Comparison.Pause, compareShare*time.Since(began)))
 		}
 	}
 	s.comparison.finish(&pass, s.cfg.Clock())

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -85,7 +87,7 @@ func newCell(t *testing.T, change ...func(*simulated.Config, *executor.Config)) 
 	t.Cleanup(c.exec.Close)
 	c.finder = &applog.Finder{List: c.exec.ListContainers, Keep: time.Minute, Most: 100}
 	c.evacuator = evacuation.New(evacuation.Config{
-		Timeout: time.Hour, Poll: time.Millisecond, List: c.exec.ListContainers, Log: slog.New(slog.DiscardHandler),
+		Timeout: time.Hour, Poll: time.Millisecond, Containers: c.exec.Containers, Log: slog.New(slog.DiscardHandler),
 		Abandon: func(context.Context) (int, error) { return 0, nil },
 	})
 	c.serve()
@@ -287,8 +289,8 @@ func TestVersionCoversWhatNoContainerTells(t *testing.T) {
 		{Evacuation: &repv1.EvacuationProgress{UntoldLrps: 1}},
 		{Evacuation: &repv1.EvacuationProgress{ReplacingLrps: 1}},
 	} {
-		of := version(state, nil)
-		require.Equal(t, of, version(state, nil))
+		of := version(state, 1)
+		require.Equal(t, of, version(state, 1))
 		other, known := seen[of]
 		require.False(t, known, "states %d and %d look alike", i, other)
 		seen[of] = i
@@ -456,7 +458,7 @@ func TestEvacuateReportsProgress(t *testing.T) {
 // TestEvacuateTellsTheEndBeforeTheProcessEnds ends the process together with the evacuation, as run does.
 func TestEvacuateTellsTheEndBeforeTheProcessEnds(t *testing.T) {
 	t.Parallel()
-	evacuator := evacuation.New(evacuation.Config{Timeout: time.Hour, Poll: time.Hour, List: func() []executor.Container { return nil }, Log: slog.New(slog.DiscardHandler)})
+	evacuator := evacuation.New(evacuation.Config{Timeout: time.Hour, Poll: time.Hour, Containers: func() iter.Seq[executor.Container] { return slices.Values([]executor.Container(nil)) }, Log: slog.New(slog.DiscardHandler)})
 	evacuator.Begin()
 	stopping := make(chan struct{})
 	close(stopping)

@@ -4,8 +4,11 @@ package api
 
 import (
 	"context"
+	"encoding/binary"
 	"hash/fnv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"diego.internal/executor"
 	repv1 "diego.internal/proto/rep/v1"
@@ -36,11 +39,20 @@ type Auction struct {
 	Executor  *executor.Client
 	Performer *work.Performer
 	Evacuator *evacuation.Evacuator
+
+	// counted is what the containers came to when they were last gone through.
+	counted atomic.Pointer[count]
+}
+
+// count of the containers that are starting, as of a number of changes.
+type count struct {
+	changes  uint64
+	starting int32
 }
 
 // State implements repv1.AuctionServer.
 func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.StateResponse, error) {
-	containers := a.Executor.ListContainers()
+	changes := a.Executor.Changes() // before all that it stands for
 	healthy, problem := a.Executor.Healthy()
 	out := &repv1.StateResponse{
 		CellId:                  a.Cell.ID,
@@ -56,7 +68,7 @@ func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.Stat
 		VolumeDrivers:           a.Executor.VolumeDrivers(),
 		Restrictions:            a.Executor.Restrictions(),
 		StartingContainerLimit:  a.Cell.StartingContainerCap,
-		StartingContainerCount:  starting(containers),
+		StartingContainerCount:  a.starting(changes),
 		RepAddress:              a.Cell.Address,
 		ProxyMemoryAllocationMb: int32(a.Executor.ProxyMemoryMB()), //nolint:gosec // megabytes of one process
 	}
@@ -64,13 +76,13 @@ func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.Stat
 	if out.GetEvacuating() {
 		out.Evacuation = evacuationMessage(a.Evacuator.Progress())
 	}
-	out.Version = version(out, containers)
+	out.Version = version(out, changes)
 	if req.GetKnownVersion() == out.GetVersion() {
 		out.Unchanged = true
 		return out, nil
 	}
 	placements := translate.Placements{}
-	for _, c := range containers {
+	for c := range a.Executor.Containers() {
 		if err := a.add(out, c, placements.Of(c)); err != nil {
 			return nil, err
 		}
@@ -106,20 +118,29 @@ func (a *Auction) add(out *repv1.StateResponse, c executor.Container, placement 
 	return nil
 }
 
-func starting(containers []executor.Container) int32 {
-	var n int32
-	for _, c := range containers {
+// starting counts the containers that do not run yet, unless nothing has changed since they were counted last: an auctioneer
+// asks every second.
+func (a *Auction) starting(changes uint64) int32 {
+	if last := a.counted.Load(); last != nil && last.changes == changes {
+		return last.starting
+	}
+	n := count{changes: changes}
+	for c := range a.Executor.Containers() {
 		switch c.State {
 		case executor.StateReserved, executor.StateInitializing, executor.StateCreated:
-			n++
+			n.starting++
 		case executor.StateRunning, executor.StateCompleted:
 		}
 	}
-	return n
+	a.counted.Store(&n)
+	return n.starting
 }
 
-// version is a digest of everything that the answer tells, so it changes with it and needs no bookkeeping.
-func version(out *repv1.StateResponse, containers []executor.Container) uint64 {
+// lives tells the numbers of changes of one process from those of the next.
+var lives = uint64(time.Now().UnixNano()) //nolint:gochecknoglobals,gosec // the beginning of this process; any number would do
+
+// version is a digest of everything that the answer tells, of the containers by the number of their changes.
+func version(out *repv1.StateResponse, changes uint64) uint64 {
 	digest := fnv.New64a()
 	write := func(texts ...string) {
 		for _, text := range texts {
@@ -131,13 +152,9 @@ func version(out *repv1.StateResponse, containers []executor.Container) uint64 {
 	write(out.GetVolumeDrivers()...)
 	write("restrictions") // the end of one list is not the begin of another
 	write(out.GetRestrictions()...)
-	for _, c := range containers {
-		write(c.GUID, string(c.State))
-		if c.Result.Failed {
-			write("failed")
-		}
-	}
-	return digest.Sum64() | 1 // 0 is what a caller sends that knows none
+	number := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, lives), changes)
+	_, _ = digest.Write(number) // never fails
+	return digest.Sum64() | 1   // 0 is what a caller sends that knows none
 }
 
 // Perform implements repv1.AuctionServer.

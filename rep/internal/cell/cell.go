@@ -109,7 +109,7 @@ func (c *Cell) assemble(rounds prometheus.Observer) {
 	cfg := c.cfg
 	c.finder = &applog.Finder{List: c.exec.ListContainers, Keep: cfg.Executor.LogRetention, Most: 1000}
 	c.evacuator = evacuation.New(evacuation.Config{
-		Timeout: cfg.Evacuation.Timeout, Poll: min(cfg.Evacuation.Interval, time.Second), List: c.exec.ListContainers, Log: c.log,
+		Timeout: cfg.Evacuation.Timeout, Poll: min(cfg.Evacuation.Interval, time.Second), Containers: c.exec.Containers, Log: c.log,
 	})
 	c.reconciler = reconcile.New(reconcile.Config{
 		CellID: c.self.ID, Zone: c.self.Zone, Executor: c.exec,

@@ -87,7 +87,7 @@ func (s sums) capacity() {
 func (s sums) containers() {
 	s.gauge("starting_container_count", "Containers that are being made or do not run yet.", func(c *Cell) float64 {
 		count := 0
-		for _, e := range c.exec.ListContainers() {
+		for e := range c.exec.Containers() {
 			switch e.State {
 			case executor.StateReserved, executor.StateInitializing, executor.StateCreated:
 				count++

@@ -31,7 +31,7 @@ func metricsCell(t *testing.T) *Cell {
 		return executor.AllocationRequest{GUID: guid, Resources: executor.ContainerResources{MemoryMB: 100, DiskMB: 200}, Tags: map[string]string{translate.TagLifecycle: translate.LifecycleLRP}}
 	}
 	require.Empty(t, exec.AllocateContainers(t.Context(), []executor.AllocationRequest{request("a"), request("b")}))
-	return &Cell{exec: exec, evacuator: evacuation.New(evacuation.Config{Timeout: time.Hour, Poll: time.Second, List: exec.ListContainers})}
+	return &Cell{exec: exec, evacuator: evacuation.New(evacuation.Config{Timeout: time.Hour, Poll: time.Second, Containers: exec.Containers})}
 }
 
 // TestMetricsOfContainers publishes what a sample told of a container that runs, and nothing of one that is reserved.
@@ -68,7 +68,7 @@ func TestMetricsOfContainers(t *testing.T) {
 		return err == nil && samples["a"].CPUUsage > 0
 	}, 10*time.Second, time.Millisecond)
 
-	cell := &Cell{exec: exec, evacuator: evacuation.New(evacuation.Config{List: exec.ListContainers})}
+	cell := &Cell{exec: exec, evacuator: evacuation.New(evacuation.Config{Containers: exec.Containers})}
 	registry := prometheus.NewRegistry()
 	ShowMetrics(registry, func() []*Cell { return []*Cell{cell} })
 	ShowContainers(registry, cell, []string{"container_cpu_entitlement_percent"})

@@ -5,7 +5,10 @@ package evacuation
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,8 +55,8 @@ type Config struct {
 	Timeout time.Duration
 	// Poll is how often the containers are counted.
 	Poll time.Duration
-	// List returns the containers that are left.
-	List func() []executor.Container
+	// Containers goes through the containers that are left.
+	Containers func() iter.Seq[executor.Container]
 	// Told says whether the BBS has heard that an instance, by the guid of its container, is to be replaced.
 	Told func(guid string) bool
 	// Untold counts the instances of which the BBS does not know yet that they are to be replaced. While there are any the
@@ -113,21 +116,19 @@ func (e *Evacuator) Progress() Progress {
 	e.mu.Lock()
 	p := Progress{Deadline: e.deadline, Stranded: e.stranded}
 	e.mu.Unlock()
-	for _, c := range e.Left() {
-		if c.Step == StepTask {
-			p.Tasks++
-			continue
-		}
-		p.LRPs++
-		switch c.Step { //nolint:exhaustive // tasks are counted above
+	for c := range e.Containers() {
+		switch e.step(c) {
 		case StepUntold:
 			p.Untold++
 		case StepReplacing:
 			p.Replacing++
 		case StepStopping:
 			p.Stopping++
+		case StepTask:
+			p.Tasks++
 		}
 	}
+	p.LRPs = p.Untold + p.Replacing + p.Stopping
 	select {
 	case <-e.done:
 		p.Done = true
@@ -136,12 +137,13 @@ func (e *Evacuator) Progress() Progress {
 	return p
 }
 
-// Left are the containers that are still here, with their steps.
+// Left are the containers that are still here, in order of guid, with their steps.
 func (e *Evacuator) Left() []Container {
 	var left []Container
-	for _, c := range e.List() {
+	for c := range e.Containers() {
 		left = append(left, Container{Container: c, Step: e.step(c)})
 	}
+	slices.SortFunc(left, func(a, b Container) int { return strings.Compare(a.GUID, b.GUID) })
 	return left
 }
 

@@ -3,7 +3,9 @@ package evacuation
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -81,7 +83,7 @@ func inBubble(t *testing.T, test func(t *testing.T, c *cell, e *Evacuator, stop 
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := &cell{}
-		e := New(Config{Timeout: 10 * time.Minute, Poll: time.Second, List: c.list, Untold: c.unknown, Abandon: c.abandon, Log: slog.New(slog.DiscardHandler)})
+		e := New(Config{Timeout: 10 * time.Minute, Poll: time.Second, Containers: func() iter.Seq[executor.Container] { return slices.Values(c.list()) }, Untold: c.unknown, Abandon: c.abandon, Log: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- e.Run(ctx) }()
@@ -153,12 +155,12 @@ func TestEvacuatorTellsOfEachContainer(t *testing.T) {
 	}
 	e := New(Config{
 		Told: func(guid string) bool { return guid == "told" || guid == "stopping" || guid == "ended" },
-		List: func() []executor.Container {
-			return []executor.Container{
+		Containers: func() iter.Seq[executor.Container] {
+			return slices.Values([]executor.Container{
 				lrp("new", executor.StateReserved, false), lrp("untold", executor.StateRunning, false), lrp("told", executor.StateRunning, false),
 				lrp("stopping", executor.StateRunning, true), lrp("ended", executor.StateCompleted, false),
 				{GUID: "task", State: executor.StateRunning, Tags: map[string]string{translate.TagLifecycle: translate.LifecycleTask}},
-			}
+			})
 		},
 	})
 	steps := map[string]Step{}

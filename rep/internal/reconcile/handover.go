@@ -74,7 +74,7 @@ func (r *Reconciler) Told(guid string) bool { return r.replacements.acknowledged
 // stopping them would take an application down that nobody is starting elsewhere.
 func (r *Reconciler) Untold() int {
 	count := 0
-	for _, c := range r.Executor.ListContainers() {
+	for c := range r.Executor.Containers() {
 		if c.State == executor.StateRunning && c.Tags[translate.TagLifecycle] == translate.LifecycleLRP && !r.replacements.acknowledged(c.GUID) {
 			count++
 		}

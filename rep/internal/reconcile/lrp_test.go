@@ -435,6 +435,40 @@ func TestReconcilerTellsTheInstanceThatItMoves(t *testing.T) {
 	})
 }
 
+// What the BBS has heard, and its record says, is not told again at each round; a record that says something else is put right.
+func TestReconcilerTellsOnceThatAnInstanceMoves(t *testing.T) {
+	t.Parallel()
+	inCell(t, func(b *testbed) {
+		t := b.t
+		b.reserveLRP()
+		b.bring(testInstance, running)
+		b.bbs.evacuateRunning = func(*bbsv1.EvacuateRunningActualLRPRequest) (*bbsv1.EvacuateRunningActualLRPResponse, error) {
+			return &bbsv1.EvacuateRunningActualLRPResponse{KeepContainer: true}, nil
+		}
+		b.evacuate()
+		report := translate.RunningOf(b.container(testInstance), b.r.Zone)
+		evacuating := record(workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING, workloadv1.Presence_PRESENCE_EVACUATING)
+		evacuating.NetInfo, evacuating.InternalRoutes, evacuating.MetricTags = report.NetInfo, report.InternalRoutes, report.MetricTags
+		evacuating.Routable, evacuating.AvailabilityZone = report.Routable, report.Zone
+		ordinary := record(workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING, workloadv1.Presence_PRESENCE_ORDINARY)
+		for _, round := range []struct {
+			says  string
+			known *records
+			calls string
+		}{
+			{"another run of this cell told it", known(evacuating), "evacuate-running"},
+			{"it is known to be told", known(evacuating), ""},
+			{"the bbs has lost it", known(ordinary), "evacuate-running"},
+			{"the record is gone", known(), "evacuate-running"},
+			{"the record is not known", nil, "evacuate-running"},
+		} {
+			_, err := b.settle(testInstance, round.known)
+			require.NoError(t, err)
+			require.Equal(t, round.calls, b.bbs.took(), round.says)
+		}
+	})
+}
+
 // linesUntilGone collects what is logged for a container until it is gone; the function returns it then.
 func (b *testbed) linesUntilGone(guid string) func() []string {
 	var lines []string

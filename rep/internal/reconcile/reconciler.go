@@ -247,7 +247,7 @@ func (r *Reconciler) container(ctx context.Context, c executor.Container, record
 	switch c.Tags[translate.TagLifecycle] {
 	case translate.LifecycleLRP:
 		if r.Evacuating() {
-			return r.evacuateLRP(ctx, c)
+			return r.evacuateLRP(ctx, c, records)
 		}
 		return r.lrp(ctx, c, records)
 	case translate.LifecycleTask:

@@ -11,12 +11,14 @@ import (
 // submitResidual queues the removal of records for which this cell has no container. The channels are closed as it is done.
 func (r *Reconciler) submitResidual(ctx context.Context, known *records, present map[string]bool) []<-chan struct{} {
 	var over []<-chan struct{}
-	for guid, record := range known.lrps {
+	for guid, record := range known.lrps { // the guid of an instance is that of its container
 		if present["lrp/"+guid] {
 			continue
 		}
 		over = append(over, r.queue.submit(ctx, guid, func(ctx context.Context) {
-			r.settle(ctx, "lrp/"+guid, func() error { return r.dropRecord(ctx, record) })
+			if _, err := r.Executor.GetContainer(guid); err != nil { // one may have come since the records were read
+				r.settle(ctx, "lrp/"+guid, func() error { return r.dropRecord(ctx, record) })
+			}
 		}))
 	}
 	for guid, task := range known.tasks {
@@ -24,19 +26,25 @@ func (r *Reconciler) submitResidual(ctx context.Context, known *records, present
 			continue
 		}
 		over = append(over, r.queue.submit(ctx, "task/"+guid, func(ctx context.Context) {
-			r.settle(ctx, "task/"+guid, func() error { return r.failLostTask(ctx, task) })
+			if !r.holds("task/" + guid) {
+				r.settle(ctx, "task/"+guid, func() error { return r.failLostTask(ctx, task) })
+			}
 		}))
 	}
 	return over
 }
 
-// settle acts only if there is still no container: one may have come since the records were read.
-func (r *Reconciler) settle(ctx context.Context, name string, act func() error) {
-	for _, c := range r.Executor.ListContainers() {
+// holds says whether there is a container for what the name stands for.
+func (r *Reconciler) holds(name string) bool {
+	for c := range r.Executor.Containers() {
 		if holder(c) == name {
-			return
+			return true
 		}
 	}
+	return false
+}
+
+func (r *Reconciler) settle(ctx context.Context, name string, act func() error) {
 	if err := act(); err != nil && ctx.Err() == nil {
 		r.Log.WarnContext(ctx, "record-not-settled", "record", name, "error", err)
 	}

@@ -40,9 +40,17 @@ func RunningOf(c executor.Container, zone string) Running {
 
 // Matches says whether the BBS's record holds exactly this report, so that telling it again would change nothing.
 func (r Running) Matches(record *workloadv1.ActualLRP) bool {
+	// A cell that is not being emptied (any more) wants its instance back as an ordinary one.
+	return record.GetPresence() != workloadv1.Presence_PRESENCE_EVACUATING && r.same(record)
+}
+
+// MatchesEvacuating says the same for the record of an instance that serves until its replacement does.
+func (r Running) MatchesEvacuating(record *workloadv1.ActualLRP) bool {
+	return record.GetPresence() == workloadv1.Presence_PRESENCE_EVACUATING && r.same(record)
+}
+
+func (r Running) same(record *workloadv1.ActualLRP) bool {
 	return record.GetState() == workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING &&
-		// A cell that is not being emptied (any more) wants its instance back as an ordinary one.
-		record.GetPresence() != workloadv1.Presence_PRESENCE_EVACUATING &&
 		record.GetRoutable() == r.Routable &&
 		record.GetAvailabilityZone() == r.Zone &&
 		slices.Equal(record.GetInternalRoutes(), r.InternalRoutes) &&

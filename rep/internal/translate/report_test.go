@@ -61,6 +61,12 @@ func TestRunningMatches(t *testing.T) {
 		require.False(t, report.Matches(record), name)
 	}
 	require.False(t, report.Matches(nil))
+	require.False(t, report.MatchesEvacuating(recorded(report)))
+	evacuating := recorded(report)
+	evacuating.Presence = workloadv1.Presence_PRESENCE_EVACUATING
+	require.True(t, report.MatchesEvacuating(evacuating))
+	evacuating.Routable = !evacuating.GetRoutable()
+	require.False(t, report.MatchesEvacuating(evacuating))
 	suspect := recorded(report)
 	suspect.Presence = workloadv1.Presence_PRESENCE_SUSPECT
 	require.True(t, report.Matches(suspect), "a report changes no suspect record")

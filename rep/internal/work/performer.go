@@ -6,6 +6,7 @@ package work
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -34,7 +35,7 @@ const (
 // Executor is what this package needs of the executor.
 type Executor interface {
 	AllocateContainers(ctx context.Context, requests []executor.AllocationRequest) []executor.AllocationFailure
-	ListContainers() []executor.Container
+	Containers() iter.Seq[executor.Container]
 	Healthy() (bool, error)
 	VolumeDrivers() []string
 }
@@ -126,7 +127,7 @@ func (p *Performer) holds(req *repv1.PerformRequest) map[string]bool {
 		names[task.GetTaskGuid()] = true
 	}
 	held := map[string]bool{}
-	for _, c := range p.Executor.ListContainers() {
+	for c := range p.Executor.Containers() {
 		if c.State != executor.StateCompleted && (names[c.Tags[translate.TagProcessGUID]] || names[c.Tags[translate.TagTaskGUID]]) {
 			held[identity(c.Tags)] = true
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"slices"
 	"sync"
@@ -292,7 +293,7 @@ func (l *ledger) Healthy() (bool, error) { return true, nil }
 
 func (l *ledger) VolumeDrivers() []string { return []string{"local", "nfs"} }
 
-func (l *ledger) ListContainers() []executor.Container { return slices.Clone(l.held) }
+func (l *ledger) Containers() iter.Seq[executor.Container] { return slices.Values(l.held) }
 
 func (l *ledger) AllocateContainers(_ context.Context, requests []executor.AllocationRequest) (failures []executor.AllocationFailure) {
 	for _, r := range requests {
