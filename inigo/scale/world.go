@@ -131,8 +131,9 @@ func (w *world) cellsConfig(name string, first, count int) map[string]any {
 		"locket":       map[string]any{"addresses": w.cluster.LocketAddresses()},
 		// There are no routers to wait for.
 		"executor": map[string]any{"state_dir": filepath.Join(filepath.Dir(w.cluster.LogFolder()), "cells-"+name), "drain_time": "-1s"},
-		// Work that saturates two cores for minutes delays renewals by seconds; no cell is to be lost by that.
-		"presence": map[string]any{"ttl": "15s"},
+		// A thousand cells and all that they talk to share two cores, which the steps saturate for minutes: renewals come late by many
+		// seconds. No cell is to be lost by that, because what replaces it would make more work still.
+		"presence": map[string]any{"ttl": "45s"},
 		// Hundreds of cells share two cores with all that they call. What they report at a time has to be bounded, or calls take longer
 		// than their deadlines, are repeated, and the renewals of presences wait behind them.
 		"reconcile": map[string]any{"width": 2},

@@ -63,10 +63,11 @@ func (c *Cell) forget(ctx context.Context) error {
 
 // presenceValue words the presence anew for each renewal, because the capacity is measured.
 func presenceValue(self api.Cell, exec *executor.Client) func() []byte {
+	version := config.BuildVersion()
 	return func() []byte {
 		value, err := presence.Value(&workloadv1.CellPresence{
 			CellId: self.ID, RepAddress: self.Address, Zone: self.Zone, Capacity: translate.Capacity(exec.TotalResources()),
-			RootfsProviders: self.Providers, PlacementTags: self.PlacementTags, OptionalPlacementTags: self.OptionalTags, Version: config.BuildVersion(),
+			RootfsProviders: self.Providers, PlacementTags: self.PlacementTags, OptionalPlacementTags: self.OptionalTags, Version: version,
 		})
 		if err != nil { // only text that is not UTF-8, which YAML does not yield
 			return nil

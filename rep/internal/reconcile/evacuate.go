@@ -54,7 +54,7 @@ func (a *replacements) forget(guid string) {
 
 // evacuateLRP settles one container of an LRP while the cell is being emptied. Without an answer running and claimed
 // containers are kept, crashed and stopped ones wait too, so that their reason is not lost.
-func (r *Reconciler) evacuateLRP(ctx context.Context, c executor.Container, known *records) error {
+func (r *Reconciler) evacuateLRP(ctx context.Context, c executor.Container) error {
 	key, instance, err := translate.LRPOf(c, r.CellID)
 	if err != nil {
 		return err
@@ -64,10 +64,6 @@ func (r *Reconciler) evacuateLRP(ctx context.Context, c executor.Container, know
 		_, err := r.BBS.Evacuation.EvacuateClaimedActualLRP(ctx, &bbsv1.EvacuateClaimedActualLRPRequest{Key: key, InstanceKey: instance})
 		return r.deleteAfter(ctx, c, err)
 	case executor.StateRunning:
-		record, ok := known.lrp(instance)
-		if ok && r.Told(c.GUID) && translate.RunningOf(c, r.Zone).MatchesEvacuating(record) {
-			return nil // it serves until the BBS drops that record, of which we hear
-		}
 		return r.evacuateRunning(ctx, c, key, instance)
 	case executor.StateCompleted:
 		if c.Result.Stopped {

@@ -15,7 +15,7 @@ import (
 )
 
 // lrp settles one container of an LRP in ordinary times.
-func (r *Reconciler) lrp(ctx context.Context, c executor.Container, known *records) error {
+func (r *Reconciler) lrp(ctx context.Context, c executor.Container) error {
 	key, instance, err := translate.LRPOf(c, r.CellID)
 	if err != nil {
 		return err
@@ -24,29 +24,17 @@ func (r *Reconciler) lrp(ctx context.Context, c executor.Container, known *recor
 	case executor.StateReserved:
 		return r.claimAndRun(ctx, c, key, instance)
 	case executor.StateInitializing, executor.StateCreated:
-		if record, ok := known.lrp(instance); ok && record.GetState() == workloadv1.ActualLRPState_ACTUAL_LRP_STATE_CLAIMED {
-			return nil
-		}
 		if _, err := r.claim(ctx, c, key, instance); err != nil && !errors.Is(err, errRefused) {
 			return err
 		}
 		return nil
 	case executor.StateRunning:
-		return r.reportRunning(ctx, c, key, instance, known)
+		return r.reportRunning(ctx, c, key, instance)
 	case executor.StateCompleted:
 		return r.reportEnd(ctx, c, key, instance)
 	default:
 		return fmt.Errorf("container %q is in unknown state %q", c.GUID, c.State)
 	}
-}
-
-// lrp finds the record of an instance; it finds nothing when an event brought us here and no records were read.
-func (r *records) lrp(instance *workloadv1.ActualLRPInstanceKey) (*workloadv1.ActualLRP, bool) {
-	if r == nil {
-		return nil, false
-	}
-	record, ok := r.lrps[instance.GetInstanceGuid()]
-	return record, ok
 }
 
 // claim returns the definition to run, or errRefused when the instance is not for us; the container is deleted then.
@@ -126,11 +114,8 @@ func (r *Reconciler) handBack(ctx context.Context, c executor.Container, key *wo
 	return r.deleteAfter(ctx, c, err)
 }
 
-func (r *Reconciler) reportRunning(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey, known *records) error {
+func (r *Reconciler) reportRunning(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey) error {
 	running := translate.RunningOf(c, r.Zone)
-	if record, ok := known.lrp(instance); ok && running.Matches(record) {
-		return nil
-	}
 	_, err := r.BBS.Cell.StartActualLRP(ctx, &bbsv1.StartActualLRPRequest{
 		Key: key, InstanceKey: instance, NetInfo: running.NetInfo, InternalRoutes: running.InternalRoutes, MetricTags: running.MetricTags,
 		Routable: &running.Routable, AvailabilityZone: running.Zone, DefinitionId: running.DefinitionID,

@@ -204,6 +204,9 @@ func (r *Reconciler) sync(ctx context.Context) ([]<-chan struct{}, error) {
 	}
 	for _, c := range containers {
 		present[holder(c)] = true
+		if r.settled(c, records) {
+			continue
+		}
 		done, told := singles[c.GUID]
 		if !told {
 			done = r.submitContainer(ctx, c.GUID, records)
@@ -243,13 +246,39 @@ func (r *Reconciler) submitContainer(ctx context.Context, guid string, records *
 	})
 }
 
+// settled says whether the BBS's record of an instance says what the container is, so that there is nothing to tell. It is so for
+// nearly all that a round looks at, and costs them no turn in the queue.
+func (r *Reconciler) settled(c executor.Container, known *records) bool {
+	if known == nil || c.Tags[translate.TagLifecycle] != translate.LifecycleLRP {
+		return false
+	}
+	record, found := known.lrps[c.Tags[translate.TagInstanceGUID]]
+	if !found {
+		return false
+	}
+	switch c.State {
+	case executor.StateInitializing, executor.StateCreated:
+		return !r.Evacuating() && record.GetState() == workloadv1.ActualLRPState_ACTUAL_LRP_STATE_CLAIMED
+	case executor.StateRunning:
+		if r.Evacuating() { // it serves until the BBS drops that record, of which we hear
+			return r.Told(c.GUID) && translate.RunningOf(c, r.Zone).MatchesEvacuating(record)
+		}
+		return translate.RunningOf(c, r.Zone).Matches(record)
+	case executor.StateReserved, executor.StateCompleted:
+	}
+	return false
+}
+
 func (r *Reconciler) container(ctx context.Context, c executor.Container, records *records) error {
+	if r.settled(c, records) {
+		return nil
+	}
 	switch c.Tags[translate.TagLifecycle] {
 	case translate.LifecycleLRP:
 		if r.Evacuating() {
-			return r.evacuateLRP(ctx, c, records)
+			return r.evacuateLRP(ctx, c)
 		}
-		return r.lrp(ctx, c, records)
+		return r.lrp(ctx, c)
 	case translate.LifecycleTask:
 		return r.task(ctx, c, records)
 	default:
