@@ -137,7 +137,7 @@ func (a *Auction) starting(changes uint64) int32 {
 }
 
 // lives tells the numbers of changes of one process from those of the next.
-var lives = uint64(time.Now().UnixNano()) //nolint:gochecknoglobals,gosec // the beginning of this process; any number would do
+var lives = uint64(time.Now().UnixNano()) //nolint:gochecknoglobals // the beginning of this process; any number would do
 
 // version is a digest of everything that the answer tells, of the containers by the number of their changes.
 func version(out *repv1.StateResponse, changes uint64) uint64 {
