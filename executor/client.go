@@ -134,6 +134,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.SelfCheck.RootFS != "" {
 		c.health.err = errUnchecked
 	}
+	c.changes.Store(uint64(time.Now().UnixNano())) // see Changes
 	// Containers outlive the call that opens the client, and its values (a trace) are not theirs.
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	if err := c.prepare(ctx); err != nil {
@@ -362,7 +363,8 @@ func (c *Client) Containers() iter.Seq[Container] {
 }
 
 // Changes grows with every change of a container and of what is reserved. Two calls that return the same number have seen the same
-// containers; a number that is read before the containers is never too new for them.
+// containers; a number that is read before the containers is never too new for them. It begins with the time in nanoseconds, so
+// that no two clients of a cell, one after the other, use the same numbers.
 func (c *Client) Changes() uint64 { return c.changes.Load() }
 
 // GetFiles streams a file or folder of a container out as tar, read as root. The caller closes it.

@@ -36,6 +36,11 @@ func (c Comparison) withDefaults() Comparison {
 	return c
 }
 
+// pauseAfter is the pause after a chunk that took so long.
+func (c Comparison) pauseAfter(chunk time.Duration) time.Duration {
+	return max(c.Pause, compareShare*chunk)
+}
+
 const (
 	// compareShare is how many times as long as a chunk took is paused after it. A comparison takes a twentieth of the time, and
 	// where there is other work to do a chunk takes longer and the next one waits for longer.
@@ -110,7 +115,7 @@ func (s *Store) compareOnce(ctx context.Context) error {
 				return nil
 			}
 			cursor, more = next, next != nil
-			timer.Reset(max(s.cfg.Comparison.Pause, compareShare*time.Since(began)))
+			timer.Reset(s.cfg.Comparison.pauseAfter(time.Since(began)))
 		}
 	}
 	s.comparison.finish(&pass, s.cfg.Clock())

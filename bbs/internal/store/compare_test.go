@@ -162,3 +162,10 @@ func TestStandbyThatDiffersReloads(t *testing.T) {
 		})
 	}
 }
+
+func TestComparisonTakesATwentiethOfTheTime(t *testing.T) {
+	t.Parallel()
+	gentle := Comparison{}.withDefaults()
+	require.Equal(t, 200*time.Millisecond, gentle.pauseAfter(time.Millisecond))
+	require.Equal(t, 19*time.Second, gentle.pauseAfter(time.Second))
+}

@@ -8,7 +8,6 @@ import (
 	"hash/fnv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"diego.internal/executor"
 	repv1 "diego.internal/proto/rep/v1"
@@ -136,9 +135,6 @@ func (a *Auction) starting(changes uint64) int32 {
 	return n.starting
 }
 
-// lives tells the numbers of changes of one process from those of the next.
-var lives = uint64(time.Now().UnixNano()) //nolint:gochecknoglobals // the beginning of this process; any number would do
-
 // version is a digest of everything that the answer tells, of the containers by the number of their changes.
 func version(out *repv1.StateResponse, changes uint64) uint64 {
 	digest := fnv.New64a()
@@ -152,9 +148,8 @@ func version(out *repv1.StateResponse, changes uint64) uint64 {
 	write(out.GetVolumeDrivers()...)
 	write("restrictions") // the end of one list is not the begin of another
 	write(out.GetRestrictions()...)
-	number := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, lives), changes)
-	_, _ = digest.Write(number) // never fails
-	return digest.Sum64() | 1   // 0 is what a caller sends that knows none
+	_, _ = digest.Write(binary.LittleEndian.AppendUint64(nil, changes)) // never fails
+	return digest.Sum64() | 1                                           // 0 is what a caller sends that knows none
 }
 
 // Perform implements repv1.AuctionServer.

@@ -289,6 +289,11 @@ func ourTask(s workloadv1.TaskState) *workloadv1.Task {
 	}
 }
 
+// letServe answers that an instance serves until its replacement does.
+func letServe(*bbsv1.EvacuateRunningActualLRPRequest) (*bbsv1.EvacuateRunningActualLRPResponse, error) {
+	return &bbsv1.EvacuateRunningActualLRPResponse{KeepContainer: true}, nil
+}
+
 // letStart permits the start of the task.
 func letStart(*bbsv1.StartTaskRequest) (*bbsv1.StartTaskResponse, error) {
 	return &bbsv1.StartTaskResponse{ShouldStart: true, Task: ourTask(workloadv1.TaskState_TASK_STATE_RUNNING)}, nil

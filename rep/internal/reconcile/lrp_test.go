@@ -293,9 +293,6 @@ func TestReconcilerDropsWhatExpired(t *testing.T) {
 
 func TestReconcilerEvacuatesLRPs(t *testing.T) {
 	t.Parallel()
-	keep := func(*bbsv1.EvacuateRunningActualLRPRequest) (*bbsv1.EvacuateRunningActualLRPResponse, error) {
-		return &bbsv1.EvacuateRunningActualLRPResponse{KeepContainer: true}, nil
-	}
 	for name, test := range map[string]struct {
 		container state
 		bbs       answers
@@ -315,7 +312,7 @@ func TestReconcilerEvacuatesLRPs(t *testing.T) {
 			calls: "evacuate-claimed", after: "created", fails: true,
 		},
 		"a running container serves until its replacement runs": {
-			container: running, bbs: answers{evacuateRunning: keep}, calls: "evacuate-running", after: "running",
+			container: running, bbs: answers{evacuateRunning: letServe}, calls: "evacuate-running", after: "running",
 		},
 		"a running container goes when it was replaced": {container: running, calls: "evacuate-running", after: "deleted"},
 		"a running container stays while the bbs is away": {
@@ -359,9 +356,7 @@ func TestReconcilerLetsGoWhenTheReplacementServes(t *testing.T) {
 		b.bbs.events = make(chan *bbsv1.WatchResponse)
 		b.reserveLRP()
 		b.bring(testInstance, running)
-		b.bbs.evacuateRunning = func(*bbsv1.EvacuateRunningActualLRPRequest) (*bbsv1.EvacuateRunningActualLRPResponse, error) {
-			return &bbsv1.EvacuateRunningActualLRPResponse{KeepContainer: true}, nil
-		}
+		b.bbs.evacuateRunning = letServe
 		b.bbs.set([]*workloadv1.ActualLRP{{Key: testKey(), InstanceKey: testInstanceKey(), State: workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING}}, nil, nil)
 		stop := b.run()
 		defer stop()
@@ -420,9 +415,7 @@ func TestReconcilerTellsTheInstanceThatItMoves(t *testing.T) {
 		t := b.t
 		b.reserveLRP()
 		b.bring(testInstance, running)
-		b.bbs.evacuateRunning = func(*bbsv1.EvacuateRunningActualLRPRequest) (*bbsv1.EvacuateRunningActualLRPResponse, error) {
-			return &bbsv1.EvacuateRunningActualLRPResponse{KeepContainer: true}, nil
-		}
+		b.bbs.evacuateRunning = letServe
 		lines := b.linesUntilGone(testInstance)
 		b.evacuate()
 		for range 3 {
@@ -442,15 +435,12 @@ func TestReconcilerTellsOnceThatAnInstanceMoves(t *testing.T) {
 		t := b.t
 		b.reserveLRP()
 		b.bring(testInstance, running)
-		b.bbs.evacuateRunning = func(*bbsv1.EvacuateRunningActualLRPRequest) (*bbsv1.EvacuateRunningActualLRPResponse, error) {
-			return &bbsv1.EvacuateRunningActualLRPResponse{KeepContainer: true}, nil
-		}
+		b.bbs.evacuateRunning = letServe
 		b.evacuate()
 		report := translate.RunningOf(b.container(testInstance), b.r.Zone)
-		evacuating := record(workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING, workloadv1.Presence_PRESENCE_EVACUATING)
+		evacuating := record(runningState, workloadv1.Presence_PRESENCE_EVACUATING)
 		evacuating.NetInfo, evacuating.InternalRoutes, evacuating.MetricTags = report.NetInfo, report.InternalRoutes, report.MetricTags
 		evacuating.Routable, evacuating.AvailabilityZone = report.Routable, report.Zone
-		ordinary := record(workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING, workloadv1.Presence_PRESENCE_ORDINARY)
 		for _, round := range []struct {
 			says  string
 			known *records
@@ -458,7 +448,7 @@ func TestReconcilerTellsOnceThatAnInstanceMoves(t *testing.T) {
 		}{
 			{"another run of this cell told it", known(evacuating), "evacuate-running"},
 			{"it is known to be told", known(evacuating), ""},
-			{"the bbs has lost it", known(ordinary), "evacuate-running"},
+			{"the bbs has lost it", known(record(runningState, ordinary)), "evacuate-running"},
 			{"the record is gone", known(), "evacuate-running"},
 			{"the record is not known", nil, "evacuate-running"},
 		} {

@@ -44,6 +44,7 @@ func (r *Reconciler) holds(name string) bool {
 	return false
 }
 
+// settle does what has to be done about a record and says so if it fails; the next round tries again.
 func (r *Reconciler) settle(ctx context.Context, name string, act func() error) {
 	if err := act(); err != nil && ctx.Err() == nil {
 		r.Log.WarnContext(ctx, "record-not-settled", "record", name, "error", err)
