@@ -96,6 +96,7 @@ func (c *Client) loadJournals() ([]*node, error) {
 			return nil, err
 		}
 		c.nodes[n.guid] = n
+		c.changes.changed(n.guid)
 		c.ledger.force(record.Resources)
 		nodes = append(nodes, n)
 	}

@@ -61,8 +61,7 @@ type Client struct {
 	busy     sync.WaitGroup
 	closing  sync.Once
 
-	// changes counts what has changed in the containers. See Changes.
-	changes atomic.Uint64
+	changes *changelog
 
 	mu     sync.Mutex
 	nodes  map[string]*node
@@ -121,6 +120,7 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 		restrictions: capacity.Restrictions,
 		detached:     make(chan struct{}),
 		doubt:        make(chan struct{}, 1),
+		changes:      newChangelog(),
 		nodes:        make(map[string]*node),
 		ledger:       ledger{total: total},
 		pools: pools{
@@ -134,7 +134,6 @@ func Open(ctx context.Context, cfg Config) (*Client, error) {
 	if cfg.SelfCheck.RootFS != "" {
 		c.health.err = errUnchecked
 	}
-	c.changes.Store(uint64(time.Now().UnixNano())) // see Changes
 	// Containers outlive the call that opens the client, and its values (a trace) are not theirs.
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	if err := c.prepare(ctx); err != nil {
@@ -277,7 +276,7 @@ func (c *Client) allocate(request AllocationRequest) error {
 	}
 	n := c.newNode(container.Reserve(request.GUID, r, request.Tags, time.Now()))
 	c.nodes[request.GUID] = n
-	c.changes.Add(1)
+	c.changes.changed(request.GUID)
 	c.events.emit(EventReserved, n.record)
 	return nil
 }
@@ -361,11 +360,6 @@ func (c *Client) Containers() iter.Seq[Container] {
 		}
 	}
 }
-
-// Changes grows with every change of a container and of what is reserved. Two calls that return the same number have seen the same
-// containers; a number that is read before the containers is never too new for them. It begins with the time in nanoseconds, so
-// that no two clients of a cell, one after the other, use the same numbers.
-func (c *Client) Changes() uint64 { return c.changes.Load() }
 
 // GetFiles streams a file or folder of a container out as tar, read as root. The caller closes it.
 func (c *Client) GetFiles(ctx context.Context, guid, path string) (io.ReadCloser, error) {
@@ -474,7 +468,6 @@ func (c *Client) all() []*node {
 func (c *Client) giveBackMemory(megabytes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.changes.Add(1)
 	c.ledger.used.MemoryMB -= megabytes
 }
 
@@ -482,7 +475,7 @@ func (c *Client) forget(n *node, resources container.Resources) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.nodes, n.guid)
-	c.changes.Add(1)
+	c.changes.forgotten(n.guid)
 	c.ledger.giveBack(resources)
 }
 

@@ -76,7 +76,7 @@ func (n *node) snapshot() container.Record {
 // setLocked replaces the record, and lets everybody know that something has changed.
 func (n *node) setLocked(record container.Record) {
 	n.record = record
-	n.client.changes.Add(1)
+	n.client.changes.changed(n.guid)
 }
 
 // begin attaches run information, notes it, and starts the life.

@@ -231,10 +231,10 @@ func (f *Fleet) refresh(since time.Time) []awaitedCall {
 func (f *Fleet) fetch(m *member) {
 	done := make(chan struct{})
 	m.fetching, m.fetchStarted = done, time.Now()
-	handovers, known := m.handovers, m.version()
+	handovers, question := m.handovers, m.question()
 	f.calls.Go(func() {
 		defer close(done)
-		resp, err := f.state(m, known)
+		resp, err := f.state(m, question)
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		m.fetching = nil
@@ -246,22 +246,23 @@ func (f *Fleet) fetch(m *member) {
 		}
 		m.recovered(time.Since(m.fetchStarted) <= f.cfg.SoftDeadline)
 		if m.handovers == handovers {
-			f.learn(m, resp, m.fetchStarted)
+			f.learn(m, resp, question, m.fetchStarted)
 		}
 	})
 }
 
 // learn takes over a state and tells when a cell begins or ends to take work. The caller
 // holds the lock.
-func (f *Fleet) learn(m *member, s *repv1.StateResponse, at time.Time) {
+func (f *Fleet) learn(m *member, s *repv1.StateResponse, question *repv1.StateRequest, at time.Time) {
 	before := auction.Open
 	if m.known != nil {
 		before = m.known.Condition
 	}
-	known := m.known
-	m.learn(s, at)
-	if !s.GetUnchanged() || known == nil {
-		f.reserved.replace(m, reservedOn(s))
+	if reserved, news := m.learn(s, question, at); news {
+		f.reserved.replace(m, reserved)
+	}
+	if m.known == nil {
+		return // differences, and to what nobody knows: it is asked again
 	}
 	if after := m.known.Condition; after != before {
 		f.cfg.Log.Info("cell-condition-changed", "cell_id", m.id, "zone", m.known.Zone, "takes_work", after == auction.Open,
@@ -269,7 +270,7 @@ func (f *Fleet) learn(m *member, s *repv1.StateResponse, at time.Time) {
 	}
 }
 
-func (f *Fleet) state(m *member, known uint64) (*repv1.StateResponse, error) {
+func (f *Fleet) state(m *member, question *repv1.StateRequest) (*repv1.StateResponse, error) {
 	ctx, cancel := context.WithTimeoutCause(f.ctx, f.cfg.StateTimeout, errStateTimeout)
 	defer cancel()
 	select {
@@ -278,7 +279,7 @@ func (f *Fleet) state(m *member, known uint64) (*repv1.StateResponse, error) {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for a worker: %w", context.Cause(ctx))
 	}
-	resp, err := m.conn.Client.State(ctx, &repv1.StateRequest{KnownVersion: known})
+	resp, err := m.conn.Client.State(ctx, question)
 	if err != nil {
 		return nil, fmt.Errorf("asking cell %q for its state: %w", m.id, err)
 	}

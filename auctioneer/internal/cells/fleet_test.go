@@ -406,3 +406,31 @@ func TestImpostorIsNotTrusted(t *testing.T) {
 	_, performs := all[1].Calls()
 	require.Zero(t, performs)
 }
+
+// TestStatesTellDifferences lets what a cell holds come, change and go: whatever the cell leaves out of its answers, the fleet
+// knows all of it.
+func TestStatesTellDifferences(t *testing.T) {
+	t.Parallel()
+	world := simulationtest.New(t)
+	cell := world.AddCells(1)[0]
+	f := newFleet(t, world)
+	require.Empty(t, warm(t, f, 1)["cell-000"].Instances)
+	holds := func(instances, tasks int) {
+		t.Helper()
+		c := snapshot(t, f, time.Now())["cell-000"]
+		require.Equal(t, instances, c.Instances["app"])
+		require.Equal(t, tasks, c.Tasks)
+	}
+	perform(t, f, append(works(t, 1, 3), task(t, "t")))
+	holds(3, 1)
+	require.Equal(t, cells.StillReserved, f.Reservation(task(t, "t").Key(), time.Now().Add(-time.Minute)))
+	cell.RunAll()
+	holds(3, 1)
+	require.Equal(t, cells.NotReserved, f.Reservation(task(t, "t").Key(), time.Now().Add(-time.Minute)))
+	perform(t, f, works(t, 1, 5)[3:])
+	holds(5, 1)
+	cell.Clear()
+	holds(0, 0)
+	perform(t, f, works(t, 1, 2))
+	holds(2, 0)
+}

@@ -30,9 +30,11 @@ type member struct {
 	known *auction.Cell
 	// trueAt is a time at which known was true.
 	trueAt time.Time
-	// fetched are the parts of the last answer that an answer "unchanged" refers to.
+	// fetched are the parts of the last answer that an answer "unchanged" refers to, and the inventory that the next one may tell
+	// the differences to.
 	fetched struct {
 		version   uint64
+		inventory inventory
 		instances map[string]int
 		tasks     int
 	}
@@ -52,11 +54,12 @@ type member struct {
 	retryAt  time.Time
 }
 
-func (m *member) version() uint64 {
+// question asks for what is new since the last answer.
+func (m *member) question() *repv1.StateRequest {
 	if m.known == nil {
-		return 0
+		return &repv1.StateRequest{}
 	}
-	return m.fetched.version
+	return &repv1.StateRequest{KnownVersion: m.fetched.version, KnownContainers: m.fetched.inventory.version}
 }
 
 func (m *member) recovered(inTime bool) {
@@ -80,10 +83,14 @@ func (m *member) cell(now time.Time, staleLimit time.Duration) auction.Cell {
 	return c
 }
 
-// learn takes over a state that the cell told and that was true at the given time.
-func (m *member) learn(s *repv1.StateResponse, at time.Time) {
+// learn takes over a state that the cell told in answer to a question and that was true at the given time.
+func (m *member) learn(s *repv1.StateResponse, question *repv1.StateRequest, at time.Time) (reserved []work.Key, news bool) {
 	if !s.GetUnchanged() || m.known == nil {
-		m.fetched.instances, m.fetched.tasks = holdings(s)
+		if !m.fetched.inventory.take(s, question.GetKnownContainers()) {
+			return nil, false
+		}
+		m.fetched.instances, m.fetched.tasks, reserved = m.fetched.inventory.count()
+		news = true
 	}
 	m.fetched.version = s.GetVersion()
 	c := stateOf(s)
@@ -93,6 +100,10 @@ func (m *member) learn(s *repv1.StateResponse, at time.Time) {
 		c.Profile = m.known.Profile // shared by pointer, auctions compare it faster
 	}
 	m.known, m.trueAt = &c, at
+	if c.Condition != auction.Open {
+		reserved = nil // a cell that takes no work may be about to lose what it holds, so nothing of it counts
+	}
+	return reserved, news
 }
 
 // hand reserves work on the copy before the cell has answered, so that nobody else
@@ -196,32 +207,4 @@ func profileOf(s *repv1.StateResponse) *auction.Profile {
 		p.FixedRootFS[provider.GetScheme()] = append(p.FixedRootFS[provider.GetScheme()], provider.GetNames()...)
 	}
 	return p
-}
-
-// holdings counts the live instances by process, and the tasks. What has ended keeps
-// its room until it is deleted, but drives nobody away.
-func holdings(s *repv1.StateResponse) (instances map[string]int, tasks int) {
-	instances = map[string]int{}
-	for _, l := range s.GetLrps() {
-		if live(l.GetState()) {
-			instances[l.GetKey().GetProcessGuid()]++
-		}
-	}
-	for _, t := range s.GetTasks() {
-		if live(t.GetState()) {
-			tasks++
-		}
-	}
-	return instances, tasks
-}
-
-func live(s repv1.ContainerState) bool {
-	switch s {
-	case repv1.ContainerState_CONTAINER_STATE_SHUTDOWN, repv1.ContainerState_CONTAINER_STATE_CRASHED:
-		return false
-	case repv1.ContainerState_CONTAINER_STATE_UNSPECIFIED, repv1.ContainerState_CONTAINER_STATE_RESERVED,
-		repv1.ContainerState_CONTAINER_STATE_INITIALIZING, repv1.ContainerState_CONTAINER_STATE_CREATED,
-		repv1.ContainerState_CONTAINER_STATE_RUNNING:
-	}
-	return true
 }

@@ -133,8 +133,8 @@ func (f *Fleet) reask(m *member, works []*work.Work, out Outcome, failure error)
 	out.Err = failure
 	ctx, cancel := context.WithTimeoutCause(f.ctx, min(reaskTimeout, f.cfg.StateTimeout), errStateTimeout)
 	defer cancel()
-	started := time.Now()
-	resp, err := m.conn.Client.State(ctx, &repv1.StateRequest{})
+	started, question := time.Now(), &repv1.StateRequest{}
+	resp, err := m.conn.Client.State(ctx, question)
 	if err != nil || (resp.GetCellId() != "" && resp.GetCellId() != m.id) {
 		out.Unknown = works
 		f.settle(m, func() {
@@ -154,7 +154,7 @@ func (f *Fleet) reask(m *member, works []*work.Work, out Outcome, failure error)
 	f.settle(m, func() {
 		m.recovered(true)
 		if m.performing == 0 {
-			f.learn(m, resp, started)
+			f.learn(m, resp, question, started)
 		}
 	})
 	return out

@@ -3,9 +3,7 @@ package cells
 import (
 	"time"
 
-	"diego.internal/auctioneer/internal/auction"
 	"diego.internal/auctioneer/internal/work"
-	repv1 "diego.internal/proto/rep/v1"
 )
 
 // reservations tells which cell holds room for a piece of work that it has not begun with; if several do, the one that said
@@ -62,24 +60,4 @@ func (f *Fleet) Reservation(key work.Key, asked time.Time) Reservation {
 	default:
 		return StillReserved
 	}
-}
-
-// reservedOn lists the work that has room on the cell and no container yet. A cell that takes no work may be about to lose what
-// it holds, so nothing of it counts.
-func reservedOn(s *repv1.StateResponse) []work.Key {
-	if conditionOf(s) != auction.Open {
-		return nil
-	}
-	var keys []work.Key
-	for _, l := range s.GetLrps() {
-		if l.GetState() == repv1.ContainerState_CONTAINER_STATE_RESERVED {
-			keys = append(keys, work.Key{Kind: auction.LRP, GUID: l.GetKey().GetProcessGuid(), Index: int(l.GetKey().GetIndex())})
-		}
-	}
-	for _, t := range s.GetTasks() {
-		if t.GetState() == repv1.ContainerState_CONTAINER_STATE_RESERVED {
-			keys = append(keys, work.Key{Kind: auction.Task, GUID: t.GetTaskGuid()})
-		}
-	}
-	return keys
 }

@@ -20,10 +20,12 @@ type Cell struct {
 
 	ID, Zone, Address string
 
-	mu       sync.Mutex
-	state    *repv1.StateResponse // without lists
-	lrps     map[string]*repv1.LRP
-	tasks    map[string]*repv1.Task
+	mu    sync.Mutex
+	state *repv1.StateResponse // without lists
+	lrps  map[string]*repv1.LRP
+	tasks map[string]*repv1.Task
+	// moved is the version since which each container, by guid, is as it is, or gone.
+	moved    map[string]uint64
 	states   int
 	performs int
 
@@ -57,7 +59,7 @@ func (c *Cell) Free() *workloadv1.CellCapacity {
 // newCell has 100 MB of memory, 100 MB of disk and 100 containers.
 func newCell(id, zone string, index int) *Cell {
 	return &Cell{
-		ID: id, Zone: zone, lrps: map[string]*repv1.LRP{}, tasks: map[string]*repv1.Task{},
+		ID: id, Zone: zone, lrps: map[string]*repv1.LRP{}, tasks: map[string]*repv1.Task{}, moved: map[string]uint64{},
 		state: &repv1.StateResponse{
 			CellId: id, Zone: zone, CellIndex: int32(index), Healthy: true, Version: 1,
 			RootfsProviders:    []*workloadv1.RootFSProvider{{Scheme: "preloaded", FixedSet: true, Names: []string{"stack"}}},
@@ -127,17 +129,29 @@ func (c *Cell) Calls() (states, performs int) {
 func (c *Cell) Clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.moveAll()
 	clear(c.lrps)
 	clear(c.tasks)
 	c.state.AvailableResources = proto.CloneOf(c.state.GetTotalResources())
 	c.state.StartingContainerCount = 0
+}
+
+// moveAll begins a version in which every container is another. The caller holds the lock.
+func (c *Cell) moveAll() {
 	c.state.Version++
+	for l := range maps.Values(c.lrps) {
+		c.moved[l.GetInstanceGuid()] = c.state.GetVersion()
+	}
+	for t := range maps.Values(c.tasks) {
+		c.moved[t.GetContainerGuid()] = c.state.GetVersion()
+	}
 }
 
 // RunAll lets everything that is starting run.
 func (c *Cell) RunAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.moveAll()
 	for _, l := range c.lrps {
 		l.State = repv1.ContainerState_CONTAINER_STATE_RUNNING
 	}
@@ -145,7 +159,6 @@ func (c *Cell) RunAll() {
 		t.State = repv1.ContainerState_CONTAINER_STATE_RUNNING
 	}
 	c.state.StartingContainerCount = 0
-	c.state.Version++
 }
 
 // State implements repv1.AuctionServer.
@@ -166,11 +179,25 @@ func (c *Cell) State(ctx context.Context, req *repv1.StateRequest) (*repv1.State
 		s.Unchanged = true
 		return s, nil
 	}
+	known := req.GetKnownContainers()
+	s.ContainersVersion, s.Partial = s.GetVersion(), known > 0
+	gone := maps.Clone(c.moved)
 	for l := range maps.Values(c.lrps) {
-		s.Lrps = append(s.Lrps, proto.CloneOf(l))
+		delete(gone, l.GetInstanceGuid())
+		if c.moved[l.GetInstanceGuid()] > known {
+			s.Lrps = append(s.Lrps, proto.CloneOf(l))
+		}
 	}
 	for t := range maps.Values(c.tasks) {
-		s.Tasks = append(s.Tasks, proto.CloneOf(t))
+		delete(gone, t.GetContainerGuid())
+		if c.moved[t.GetContainerGuid()] > known {
+			s.Tasks = append(s.Tasks, proto.CloneOf(t))
+		}
+	}
+	for guid, since := range gone {
+		if s.GetPartial() && since > known {
+			s.Gone = append(s.Gone, guid)
+		}
 	}
 	return s, nil
 }
@@ -198,23 +225,28 @@ func (c *Cell) perform(req *repv1.PerformRequest) *repv1.PerformResponse {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	resp := &repv1.PerformResponse{}
+	c.state.Version++
+	guid := func() string {
+		name := fmt.Sprintf("container-%d", len(c.moved))
+		c.moved[name] = c.state.GetVersion()
+		return name
+	}
 	for _, w := range req.GetLrps() {
 		key := w.GetKey().String()
 		r := c.reserve(c.lrps[key] != nil, w.GetResources(), c.state.GetProxyMemoryAllocationMb())
 		if r.GetAccepted() && c.lrps[key] == nil {
-			c.lrps[key] = &repv1.LRP{Key: w.GetKey(), Resources: w.GetResources(), State: repv1.ContainerState_CONTAINER_STATE_RESERVED}
+			c.lrps[key] = &repv1.LRP{InstanceGuid: guid(), Key: w.GetKey(), Resources: w.GetResources(), State: repv1.ContainerState_CONTAINER_STATE_RESERVED}
 		}
 		resp.Lrps = append(resp.Lrps, r)
 	}
 	for _, w := range req.GetTasks() {
-		guid := w.GetTaskGuid()
-		r := c.reserve(c.tasks[guid] != nil, w.GetResources(), 0)
-		if r.GetAccepted() && c.tasks[guid] == nil {
-			c.tasks[guid] = &repv1.Task{TaskGuid: guid, Resources: w.GetResources(), State: repv1.ContainerState_CONTAINER_STATE_RESERVED}
+		task := w.GetTaskGuid()
+		r := c.reserve(c.tasks[task] != nil, w.GetResources(), 0)
+		if r.GetAccepted() && c.tasks[task] == nil {
+			c.tasks[task] = &repv1.Task{ContainerGuid: guid(), TaskGuid: task, Resources: w.GetResources(), State: repv1.ContainerState_CONTAINER_STATE_RESERVED}
 		}
 		resp.Tasks = append(resp.Tasks, r)
 	}
-	c.state.Version++
 	resp.Version = c.state.GetVersion()
 	resp.AvailableResources = proto.CloneOf(c.state.GetAvailableResources())
 	return resp

@@ -203,9 +203,11 @@ func (LogLine_Stream) EnumDescriptor() ([]byte, []int) {
 type StateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Leave out the lists of LRPs and tasks if the cell's state still has this version.
-	KnownVersion  uint64 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	KnownVersion uint64 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"`
+	// Tell only of the containers that have changed since an earlier answer with this containers_version.
+	KnownContainers uint64 `protobuf:"varint,2,opt,name=known_containers,json=knownContainers,proto3" json:"known_containers,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *StateRequest) Reset() {
@@ -241,6 +243,13 @@ func (*StateRequest) Descriptor() ([]byte, []int) {
 func (x *StateRequest) GetKnownVersion() uint64 {
 	if x != nil {
 		return x.KnownVersion
+	}
+	return 0
+}
+
+func (x *StateRequest) GetKnownContainers() uint64 {
+	if x != nil {
+		return x.KnownContainers
 	}
 	return 0
 }
@@ -281,7 +290,13 @@ type StateResponse struct {
 	// does not answer. It takes work all the same.
 	Restrictions []string `protobuf:"bytes,21,rep,name=restrictions,proto3" json:"restrictions,omitempty"`
 	// Present while the cell is being emptied.
-	Evacuation    *EvacuationProgress `protobuf:"bytes,22,opt,name=evacuation,proto3" json:"evacuation,omitempty"`
+	Evacuation *EvacuationProgress `protobuf:"bytes,22,opt,name=evacuation,proto3" json:"evacuation,omitempty"`
+	// Of lrps and tasks; to be sent as known_containers. 0 if they were left out.
+	ContainersVersion uint64 `protobuf:"varint,23,opt,name=containers_version,json=containersVersion,proto3" json:"containers_version,omitempty"`
+	// True if lrps and tasks are those that have changed since known_containers: what is neither among them nor gone is as it was.
+	Partial bool `protobuf:"varint,24,opt,name=partial,proto3" json:"partial,omitempty"`
+	// Containers that have gone since known_containers, by guid; only if partial.
+	Gone          []string `protobuf:"bytes,25,rep,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +485,27 @@ func (x *StateResponse) GetEvacuation() *EvacuationProgress {
 	return nil
 }
 
+func (x *StateResponse) GetContainersVersion() uint64 {
+	if x != nil {
+		return x.ContainersVersion
+	}
+	return 0
+}
+
+func (x *StateResponse) GetPartial() bool {
+	if x != nil {
+		return x.Partial
+	}
+	return false
+}
+
+func (x *StateResponse) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
 // EvacuationProgress tells how far the emptying of a cell is, as numbers of containers.
 type EvacuationProgress struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -551,7 +587,7 @@ func (x *EvacuationProgress) GetTasks() int32 {
 	return 0
 }
 
-// LRP instance that the cell holds.
+// LRP instance that the cell holds. The guid of its container is that of the instance.
 type LRP struct {
 	state         protoimpl.MessageState  `protogen:"open.v1"`
 	InstanceGuid  string                  `protobuf:"bytes,1,opt,name=instance_guid,json=instanceGuid,proto3" json:"instance_guid,omitempty"`
@@ -636,6 +672,7 @@ type Task struct {
 	Resources     *v1.Resources           `protobuf:"bytes,3,opt,name=resources,proto3" json:"resources,omitempty"`
 	Placement     *v1.PlacementConstraint `protobuf:"bytes,4,opt,name=placement,proto3" json:"placement,omitempty"`
 	State         ContainerState          `protobuf:"varint,5,opt,name=state,proto3,enum=rep.v1.ContainerState" json:"state,omitempty"`
+	ContainerGuid string                  `protobuf:"bytes,6,opt,name=container_guid,json=containerGuid,proto3" json:"container_guid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -703,6 +740,13 @@ func (x *Task) GetState() ContainerState {
 		return x.State
 	}
 	return ContainerState_CONTAINER_STATE_UNSPECIFIED
+}
+
+func (x *Task) GetContainerGuid() string {
+	if x != nil {
+		return x.ContainerGuid
+	}
+	return ""
 }
 
 type PerformRequest struct {
@@ -1205,9 +1249,11 @@ func (x *CancelTaskResponse) GetFound() bool {
 }
 
 type EvacuateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tell of each container that is left, too, and not only how many there are.
+	WithContainers bool `protobuf:"varint,1,opt,name=with_containers,json=withContainers,proto3" json:"with_containers,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *EvacuateRequest) Reset() {
@@ -1240,6 +1286,13 @@ func (*EvacuateRequest) Descriptor() ([]byte, []int) {
 	return file_rep_v1_rep_proto_rawDescGZIP(), []int{14}
 }
 
+func (x *EvacuateRequest) GetWithContainers() bool {
+	if x != nil {
+		return x.WithContainers
+	}
+	return false
+}
+
 type EvacuateResponse struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	RemainingLrps  int32                  `protobuf:"varint,1,opt,name=remaining_lrps,json=remainingLrps,proto3" json:"remaining_lrps,omitempty"`
@@ -1248,7 +1301,7 @@ type EvacuateResponse struct {
 	Done           bool                   `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
 	// Instances whose replacement never ran in time; only when done.
 	Stranded int32 `protobuf:"varint,5,opt,name=stranded,proto3" json:"stranded,omitempty"`
-	// What is left, in no order.
+	// What is left, in order of container_guid, if it was asked for.
 	Containers    []*EvacuatingContainer `protobuf:"bytes,6,rep,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2294,9 +2347,10 @@ var File_rep_v1_rep_proto protoreflect.FileDescriptor
 
 const file_rep_v1_rep_proto_rawDesc = "" +
 	"\n" +
-	"\x10rep/v1/rep.proto\x12\x06rep.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dworkload/v1/actual_lrps.proto\x1a\x17workload/v1/cells.proto\x1a\x1bworkload/v1/resources.proto\"3\n" +
+	"\x10rep/v1/rep.proto\x12\x06rep.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dworkload/v1/actual_lrps.proto\x1a\x17workload/v1/cells.proto\x1a\x1bworkload/v1/resources.proto\"^\n" +
 	"\fStateRequest\x12#\n" +
-	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"\xba\a\n" +
+	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\x12)\n" +
+	"\x10known_containers\x18\x02 \x01(\x04R\x0fknownContainers\"\x97\b\n" +
 	"\rStateResponse\x12\x17\n" +
 	"\acell_id\x18\x01 \x01(\tR\x06cellId\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x1d\n" +
@@ -2326,7 +2380,10 @@ const file_rep_v1_rep_proto_rawDesc = "" +
 	"\frestrictions\x18\x15 \x03(\tR\frestrictions\x12:\n" +
 	"\n" +
 	"evacuation\x18\x16 \x01(\v2\x1a.rep.v1.EvacuationProgressR\n" +
-	"evacuation\"\xcf\x01\n" +
+	"evacuation\x12-\n" +
+	"\x12containers_version\x18\x17 \x01(\x04R\x11containersVersion\x12\x18\n" +
+	"\apartial\x18\x18 \x01(\bR\apartial\x12\x12\n" +
+	"\x04gone\x18\x19 \x03(\tR\x04gone\"\xcf\x01\n" +
 	"\x12EvacuationProgress\x126\n" +
 	"\bdeadline\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12\x1f\n" +
 	"\vuntold_lrps\x18\x02 \x01(\x05R\n" +
@@ -2339,13 +2396,14 @@ const file_rep_v1_rep_proto_rawDesc = "" +
 	"\x03key\x18\x02 \x01(\v2\x19.workload.v1.ActualLRPKeyR\x03key\x124\n" +
 	"\tresources\x18\x03 \x01(\v2\x16.workload.v1.ResourcesR\tresources\x12>\n" +
 	"\tplacement\x18\x04 \x01(\v2 .workload.v1.PlacementConstraintR\tplacement\x12,\n" +
-	"\x05state\x18\x05 \x01(\x0e2\x16.rep.v1.ContainerStateR\x05state\"\xdf\x01\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x16.rep.v1.ContainerStateR\x05state\"\x86\x02\n" +
 	"\x04Task\x12\x1b\n" +
 	"\ttask_guid\x18\x01 \x01(\tR\btaskGuid\x12\x16\n" +
 	"\x06domain\x18\x02 \x01(\tR\x06domain\x124\n" +
 	"\tresources\x18\x03 \x01(\v2\x16.workload.v1.ResourcesR\tresources\x12>\n" +
 	"\tplacement\x18\x04 \x01(\v2 .workload.v1.PlacementConstraintR\tplacement\x12,\n" +
-	"\x05state\x18\x05 \x01(\x0e2\x16.rep.v1.ContainerStateR\x05state\"\x8c\x05\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x16.rep.v1.ContainerStateR\x05state\x12%\n" +
+	"\x0econtainer_guid\x18\x06 \x01(\tR\rcontainerGuid\"\x8c\x05\n" +
 	"\x0ePerformRequest\x12#\n" +
 	"\acell_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x06cellId\x12=\n" +
@@ -2405,8 +2463,9 @@ const file_rep_v1_rep_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\btaskGuid\x12-\n" +
 	"\rinstance_guid\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\finstanceGuid\"*\n" +
 	"\x12CancelTaskResponse\x12\x14\n" +
-	"\x05found\x18\x01 \x01(\bR\x05found\"\x11\n" +
-	"\x0fEvacuateRequest\"\x87\x02\n" +
+	"\x05found\x18\x01 \x01(\bR\x05found\":\n" +
+	"\x0fEvacuateRequest\x12'\n" +
+	"\x0fwith_containers\x18\x01 \x01(\bR\x0ewithContainers\"\x87\x02\n" +
 	"\x10EvacuateResponse\x12%\n" +
 	"\x0eremaining_lrps\x18\x01 \x01(\x05R\rremainingLrps\x12'\n" +
 	"\x0fremaining_tasks\x18\x02 \x01(\x05R\x0eremainingTasks\x126\n" +

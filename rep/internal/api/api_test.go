@@ -29,6 +29,7 @@ import (
 	workloadv1 "diego.internal/proto/workload/v1"
 	"diego.internal/rep/internal/applog"
 	"diego.internal/rep/internal/evacuation"
+	"diego.internal/rep/internal/holdings"
 	"diego.internal/rep/internal/translate"
 	"diego.internal/rep/internal/work"
 	"diego.internal/servicekit/fault"
@@ -47,6 +48,7 @@ type cell struct {
 	t         *testing.T
 	engine    *simulated.Engine
 	exec      *executor.Client
+	holdings  *holdings.Holdings
 	evacuator *evacuation.Evacuator
 	finder    *applog.Finder
 	stop      func()
@@ -86,8 +88,9 @@ func newCell(t *testing.T, change ...func(*simulated.Config, *executor.Config)) 
 	require.NoError(t, err)
 	t.Cleanup(c.exec.Close)
 	c.finder = &applog.Finder{List: c.exec.ListContainers, Keep: time.Minute, Most: 100}
+	c.holdings = holdings.New(c.exec)
 	c.evacuator = evacuation.New(evacuation.Config{
-		Timeout: time.Hour, Poll: time.Millisecond, Containers: c.exec.Containers, Log: slog.New(slog.DiscardHandler),
+		Timeout: time.Hour, Poll: time.Millisecond, Containers: c.holdings.All, Log: slog.New(slog.DiscardHandler),
 		Abandon: func(context.Context) (int, error) { return 0, nil },
 	})
 	c.serve()
@@ -134,7 +137,7 @@ func (c *cell) register(ctx context.Context, server grpc.ServiceRegistrar) {
 	providers := work.Providers([]string{"cflinuxfs4"}, nil)
 	named := 0
 	performer := &work.Performer{
-		CellID: "cell-1", Executor: c.exec, Evacuating: c.evacuator.Evacuating, Log: log,
+		CellID: "cell-1", Executor: c.exec, Holds: c.holdings.Holds, Evacuating: c.evacuator.Evacuating, Log: log,
 		RootFS: func(uri string) bool { return work.Supports(providers, uri) },
 		NewGUID: func() string {
 			named++
@@ -144,7 +147,7 @@ func (c *cell) register(ctx context.Context, server grpc.ServiceRegistrar) {
 	description := Cell{
 		ID: "cell-1", Zone: "z1", Index: 3, Address: "10.0.0.1:1801", Providers: providers, PlacementTags: []string{"a"}, OptionalTags: []string{"b"}, StartingContainerCap: 9,
 	}
-	repv1.RegisterAuctionServer(server, &Auction{Cell: description, Executor: c.exec, Performer: performer, Evacuator: c.evacuator})
+	repv1.RegisterAuctionServer(server, &Auction{Cell: description, Executor: c.exec, Holdings: c.holdings, Performer: performer, Evacuator: c.evacuator})
 	repv1.RegisterInstancesServer(server, &Instances{Executor: c.exec, Log: log, Delete: func(e executor.Container) {
 		c.deletion.Go(func() { _ = c.exec.DeleteContainer(context.Background(), e.GUID) })
 	}})
@@ -223,16 +226,53 @@ func TestStateTellsWhatTheCellHas(t *testing.T) {
 		RootfsProviders:    []*workloadv1.RootFSProvider{{Scheme: "preloaded", FixedSet: true, Names: []string{"cflinuxfs4"}}},
 		TotalResources:     &workloadv1.CellCapacity{MemoryMb: 1000, DiskMb: 2000, Containers: 249},
 		AvailableResources: &workloadv1.CellCapacity{MemoryMb: 890, DiskMb: 1800, Containers: 247},
-		PlacementTags:      []string{"a"}, OptionalPlacementTags: []string{"b"}, Version: got.GetVersion(),
+		PlacementTags:      []string{"a"}, OptionalPlacementTags: []string{"b"}, Version: got.GetVersion(), ContainersVersion: got.GetContainersVersion(),
 		Lrps: []*repv1.LRP{{
 			InstanceGuid: "container-1", Key: lrpKey(), Resources: &workloadv1.Resources{MemoryMb: 100, DiskMb: 200, MaxPids: 3}, Placement: placement,
 			State: repv1.ContainerState_CONTAINER_STATE_RUNNING,
 		}},
 		Tasks: []*repv1.Task{{
 			TaskGuid: "t", Domain: "tasks", Resources: &workloadv1.Resources{MemoryMb: 10}, Placement: placement, State: repv1.ContainerState_CONTAINER_STATE_RESERVED,
+			ContainerGuid: "container-2",
 		}},
 	}
 	require.Empty(t, cmp.Diff(want, got, protocmp.Transform()))
+}
+
+// TestStateTellsDifferences asks each time for what is new of the containers.
+func TestStateTellsDifferences(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	c.place()
+	known := c.state(0).GetContainersVersion()
+	require.NotZero(t, known)
+	news := func() *repv1.StateResponse {
+		t.Helper()
+		out, err := c.auction.State(c.ctx(), &repv1.StateRequest{KnownContainers: known})
+		require.NoError(t, err)
+		require.True(t, out.GetPartial())
+		require.GreaterOrEqual(t, out.GetContainersVersion(), known)
+		known = out.GetContainersVersion()
+		return out
+	}
+	got := news()
+	require.Empty(t, got.GetLrps())
+	require.Empty(t, got.GetTasks())
+	c.run("container-1")
+	got = news()
+	require.Len(t, got.GetLrps(), 1)
+	require.Equal(t, repv1.ContainerState_CONTAINER_STATE_RUNNING, got.GetLrps()[0].GetState())
+	require.Empty(t, got.GetTasks())
+	require.NoError(t, c.exec.DeleteContainer(t.Context(), "container-2"))
+	got = news()
+	require.Empty(t, got.GetLrps())
+	require.Equal(t, []string{"container-2"}, got.GetGone())
+
+	whole, err := c.auction.State(c.ctx(), &repv1.StateRequest{KnownContainers: 1})
+	require.NoError(t, err)
+	require.False(t, whole.GetPartial(), "a version that this process never had")
+	require.Len(t, whole.GetLrps(), 1)
+	require.Empty(t, whole.GetGone())
 }
 
 // TestStateChangesItsVersion changes the cell in every way that matters and asks each time for what is new.
@@ -427,7 +467,7 @@ func TestEvacuateReportsProgress(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
 	c.place()
-	stream, err := c.operation.Evacuate(c.ctx(), &repv1.EvacuateRequest{})
+	stream, err := c.operation.Evacuate(c.ctx(), &repv1.EvacuateRequest{WithContainers: true})
 	require.NoError(t, err)
 	first, err := stream.Recv()
 	require.NoError(t, err)
@@ -458,14 +498,15 @@ func TestEvacuateReportsProgress(t *testing.T) {
 // TestEvacuateTellsTheEndBeforeTheProcessEnds ends the process together with the evacuation, as run does.
 func TestEvacuateTellsTheEndBeforeTheProcessEnds(t *testing.T) {
 	t.Parallel()
-	evacuator := evacuation.New(evacuation.Config{Timeout: time.Hour, Poll: time.Hour, Containers: func() iter.Seq[executor.Container] { return slices.Values([]executor.Container(nil)) }, Log: slog.New(slog.DiscardHandler)})
+	evacuator := evacuation.New(evacuation.Config{Timeout: time.Hour, Poll: time.Hour, Containers: func() iter.Seq[*holdings.Entry] { return slices.Values([]*holdings.Entry(nil)) }, Log: slog.New(slog.DiscardHandler)})
 	evacuator.Begin()
 	stopping := make(chan struct{})
 	close(stopping)
 	stream := &progress{ctx: t.Context(), sent: func() { _ = evacuator.Run(t.Context()) }}
-	require.NoError(t, (&Operation{Evacuator: evacuator, Report: time.Hour, Stopping: stopping}).Evacuate(nil, stream))
+	require.NoError(t, (&Operation{Evacuator: evacuator, Report: time.Hour, Stopping: stopping}).Evacuate(&repv1.EvacuateRequest{}, stream))
 	require.Len(t, stream.messages, 2)
 	require.True(t, stream.messages[1].GetDone())
+	require.Empty(t, stream.messages[0].GetContainers(), "nobody asked for them")
 }
 
 // progress is the server's end of a stream. Sent is called after its first message.

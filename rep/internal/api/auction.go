@@ -7,12 +7,12 @@ import (
 	"encoding/binary"
 	"hash/fnv"
 	"strings"
-	"sync/atomic"
 
 	"diego.internal/executor"
 	repv1 "diego.internal/proto/rep/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
 	"diego.internal/rep/internal/evacuation"
+	"diego.internal/rep/internal/holdings"
 	"diego.internal/rep/internal/translate"
 	"diego.internal/rep/internal/work"
 )
@@ -36,22 +36,14 @@ type Auction struct {
 
 	Cell      Cell
 	Executor  *executor.Client
+	Holdings  *holdings.Holdings
 	Performer *work.Performer
 	Evacuator *evacuation.Evacuator
-
-	// counted is what the containers came to when they were last gone through.
-	counted atomic.Pointer[count]
-}
-
-// count of the containers that are starting, as of a number of changes.
-type count struct {
-	changes  uint64
-	starting int32
 }
 
 // State implements repv1.AuctionServer.
 func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.StateResponse, error) {
-	changes := a.Executor.Changes() // before all that it stands for
+	changes, starting := a.Holdings.Look() // before all that the number stands for
 	healthy, problem := a.Executor.Healthy()
 	out := &repv1.StateResponse{
 		CellId:                  a.Cell.ID,
@@ -67,7 +59,7 @@ func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.Stat
 		VolumeDrivers:           a.Executor.VolumeDrivers(),
 		Restrictions:            a.Executor.Restrictions(),
 		StartingContainerLimit:  a.Cell.StartingContainerCap,
-		StartingContainerCount:  a.starting(changes),
+		StartingContainerCount:  int32(starting), //nolint:gosec // at most a few hundred
 		RepAddress:              a.Cell.Address,
 		ProxyMemoryAllocationMb: int32(a.Executor.ProxyMemoryMB()), //nolint:gosec // megabytes of one process
 	}
@@ -80,10 +72,13 @@ func (a *Auction) State(_ context.Context, req *repv1.StateRequest) (*repv1.Stat
 		out.Unchanged = true
 		return out, nil
 	}
-	placements := translate.Placements{}
-	for c := range a.Executor.Containers() {
-		if err := a.add(out, c, placements.Of(c)); err != nil {
-			return nil, err
+	news := a.Holdings.Since(req.GetKnownContainers())
+	out.ContainersVersion, out.Partial, out.Gone = news.Number, news.Partial, news.Gone
+	for _, e := range news.Changed {
+		if e.Task != nil {
+			out.Tasks = append(out.Tasks, e.Task)
+		} else {
+			out.Lrps = append(out.Lrps, e.LRP)
 		}
 	}
 	return out, nil
@@ -99,40 +94,6 @@ func reason(evacuating bool, unhealthy error) string {
 		reasons = append(reasons, work.ReasonUnhealthy+": "+unhealthy.Error())
 	}
 	return strings.Join(reasons, "; ")
-}
-
-func (a *Auction) add(out *repv1.StateResponse, c executor.Container, placement *workloadv1.PlacementConstraint) error {
-	resources, state := translate.ResourcesMessage(c.Resources), translate.State(c)
-	if c.Tags[translate.TagLifecycle] == translate.LifecycleTask {
-		out.Tasks = append(out.Tasks, &repv1.Task{
-			TaskGuid: c.Tags[translate.TagTaskGUID], Domain: c.Tags[translate.TagDomain], Resources: resources, Placement: placement, State: state,
-		})
-		return nil
-	}
-	key, instance, err := translate.LRPOf(c, a.Cell.ID)
-	if err != nil {
-		return err
-	}
-	out.Lrps = append(out.Lrps, &repv1.LRP{InstanceGuid: instance.GetInstanceGuid(), Key: key, Resources: resources, Placement: placement, State: state})
-	return nil
-}
-
-// starting counts the containers that do not run yet, unless nothing has changed since they were counted last: an auctioneer
-// asks every second.
-func (a *Auction) starting(changes uint64) int32 {
-	if last := a.counted.Load(); last != nil && last.changes == changes {
-		return last.starting
-	}
-	n := count{changes: changes}
-	for c := range a.Executor.Containers() {
-		switch c.State {
-		case executor.StateReserved, executor.StateInitializing, executor.StateCreated:
-			n.starting++
-		case executor.StateRunning, executor.StateCompleted:
-		}
-	}
-	a.counted.Store(&n)
-	return n.starting
 }
 
 // version is a digest of everything that the answer tells, of the containers by the number of their changes.

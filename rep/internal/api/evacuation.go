@@ -5,7 +5,6 @@ import (
 
 	repv1 "diego.internal/proto/rep/v1"
 	"diego.internal/rep/internal/evacuation"
-	"diego.internal/rep/internal/translate"
 )
 
 func evacuationMessage(p evacuation.Progress) *repv1.EvacuationProgress {
@@ -18,11 +17,7 @@ func evacuationMessage(p evacuation.Progress) *repv1.EvacuationProgress {
 func evacuatingContainers(left []evacuation.Container) []*repv1.EvacuatingContainer {
 	out := make([]*repv1.EvacuatingContainer, 0, len(left))
 	for _, c := range left {
-		shown := &repv1.EvacuatingContainer{ContainerGuid: c.GUID, TaskGuid: c.Tags[translate.TagTaskGUID], Step: evacuationStep(c.Step)}
-		if c.Step != evacuation.StepTask {
-			shown.Key, _, _ = translate.LRPOf(c.Container, "") // one without a key has its guid still
-		}
-		out = append(out, shown)
+		out = append(out, &repv1.EvacuatingContainer{ContainerGuid: c.GUID, Key: c.LRP.GetKey(), TaskGuid: c.Task.GetTaskGuid(), Step: evacuationStep(c.Step)})
 	}
 	return out
 }

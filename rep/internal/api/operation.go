@@ -33,18 +33,20 @@ type Operation struct {
 }
 
 // Evacuate implements repv1.OperationServer.
-func (o *Operation) Evacuate(_ *repv1.EvacuateRequest, stream grpc.ServerStreamingServer[repv1.EvacuateResponse]) error {
+func (o *Operation) Evacuate(req *repv1.EvacuateRequest, stream grpc.ServerStreamingServer[repv1.EvacuateResponse]) error {
 	o.Evacuator.Begin()
 	ticker := time.NewTicker(o.Report)
 	defer ticker.Stop()
 	for {
 		p := o.Evacuator.Progress()
-		err := stream.Send(&repv1.EvacuateResponse{
+		answer := &repv1.EvacuateResponse{
 			RemainingLrps: int32(p.LRPs), RemainingTasks: int32(p.Tasks), //nolint:gosec // at most a few hundred
 			Deadline: timestamppb.New(p.Deadline), Done: p.Done, Stranded: int32(p.Stranded), //nolint:gosec // at most a few hundred
-			Containers: evacuatingContainers(o.Evacuator.Left()),
-		})
-		if err != nil || p.Done {
+		}
+		if req.GetWithContainers() {
+			answer.Containers = evacuatingContainers(o.Evacuator.Left())
+		}
+		if err := stream.Send(answer); err != nil || p.Done {
 			return err
 		}
 		select {

@@ -23,6 +23,7 @@ import (
 	"diego.internal/rep/internal/api"
 	"diego.internal/rep/internal/applog"
 	"diego.internal/rep/internal/evacuation"
+	"diego.internal/rep/internal/holdings"
 	"diego.internal/rep/internal/reconcile"
 	"diego.internal/rep/internal/work"
 	"diego.internal/servicekit/grpcserver"
@@ -70,6 +71,7 @@ type Cell struct {
 	cfg          Config
 	log          *slog.Logger
 	exec         *executor.Client
+	holdings     *holdings.Holdings
 	evacuator    *evacuation.Evacuator
 	reconciler   *reconcile.Reconciler
 	finder       *applog.Finder
@@ -108,8 +110,9 @@ func New(ctx context.Context, cfg Config) (*Cell, error) {
 func (c *Cell) assemble(rounds prometheus.Observer) {
 	cfg := c.cfg
 	c.finder = &applog.Finder{List: c.exec.ListContainers, Keep: cfg.Executor.LogRetention, Most: 1000}
+	c.holdings = holdings.New(c.exec)
 	c.evacuator = evacuation.New(evacuation.Config{
-		Timeout: cfg.Evacuation.Timeout, Poll: min(cfg.Evacuation.Interval, time.Second), Containers: c.exec.Containers, Log: c.log,
+		Timeout: cfg.Evacuation.Timeout, Poll: min(cfg.Evacuation.Interval, time.Second), Containers: c.holdings.All, Log: c.log,
 	})
 	c.reconciler = reconcile.New(reconcile.Config{
 		CellID: c.self.ID, Zone: c.self.Zone, Executor: c.exec,

@@ -17,6 +17,7 @@ import (
 	"diego.internal/executor/garden/simulated"
 	"diego.internal/executor/volume/volumetest"
 	"diego.internal/rep/internal/evacuation"
+	"diego.internal/rep/internal/holdings"
 	"diego.internal/rep/internal/translate"
 )
 
@@ -31,7 +32,7 @@ func metricsCell(t *testing.T) *Cell {
 		return executor.AllocationRequest{GUID: guid, Resources: executor.ContainerResources{MemoryMB: 100, DiskMB: 200}, Tags: map[string]string{translate.TagLifecycle: translate.LifecycleLRP}}
 	}
 	require.Empty(t, exec.AllocateContainers(t.Context(), []executor.AllocationRequest{request("a"), request("b")}))
-	return &Cell{exec: exec, evacuator: evacuation.New(evacuation.Config{Timeout: time.Hour, Poll: time.Second, Containers: exec.Containers})}
+	return &Cell{exec: exec, evacuator: evacuation.New(evacuation.Config{Timeout: time.Hour, Poll: time.Second, Containers: holdings.New(exec).All})}
 }
 
 // TestMetricsOfContainers publishes what a sample told of a container that runs, and nothing of one that is reserved.
@@ -68,7 +69,7 @@ func TestMetricsOfContainers(t *testing.T) {
 		return err == nil && samples["a"].CPUUsage > 0
 	}, 10*time.Second, time.Millisecond)
 
-	cell := &Cell{exec: exec, evacuator: evacuation.New(evacuation.Config{Containers: exec.Containers})}
+	cell := &Cell{exec: exec, evacuator: evacuation.New(evacuation.Config{Containers: holdings.New(exec).All})}
 	registry := prometheus.NewRegistry()
 	ShowMetrics(registry, func() []*Cell { return []*Cell{cell} })
 	ShowContainers(registry, cell, []string{"container_cpu_entitlement_percent"})

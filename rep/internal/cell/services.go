@@ -34,7 +34,7 @@ var allow = grpcserver.Table{ //nolint:gochecknoglobals // a constant in all but
 // register adds the services, whose streams and queued deletions end with ctx.
 func (c *Cell) register(ctx context.Context) {
 	performer := &work.Performer{
-		CellID: c.self.ID, Executor: c.exec, Evacuating: c.evacuator.Evacuating, NewGUID: newGUID, Log: c.log,
+		CellID: c.self.ID, Executor: c.exec, Holds: c.holdings.Holds, Evacuating: c.evacuator.Evacuating, NewGUID: newGUID, Log: c.log,
 		RootFS: func(uri string) bool { return work.Supports(c.self.Providers, uri) },
 	}
 	operation := &api.Operation{Executor: c.exec, Evacuator: c.evacuator, Report: time.Second, Stopping: ctx.Done()}
@@ -42,7 +42,7 @@ func (c *Cell) register(ctx context.Context) {
 		operation.Forget = c.forget
 	}
 	server := c.server.GRPC()
-	repv1.RegisterAuctionServer(server, &api.Auction{Cell: c.self, Executor: c.exec, Performer: performer, Evacuator: c.evacuator})
+	repv1.RegisterAuctionServer(server, &api.Auction{Cell: c.self, Executor: c.exec, Holdings: c.holdings, Performer: performer, Evacuator: c.evacuator})
 	repv1.RegisterInstancesServer(server, &api.Instances{Executor: c.exec, Log: c.log, Delete: func(e executor.Container) { c.reconciler.DeleteSoon(ctx, e) }})
 	repv1.RegisterOperationServer(server, operation)
 	repv1.RegisterLogsServer(server, &api.Logs{Executor: c.exec, Finder: c.finder, Stopping: ctx.Done()})

@@ -12,8 +12,7 @@ import (
 	"sync"
 	"time"
 
-	"diego.internal/executor"
-	"diego.internal/rep/internal/translate"
+	"diego.internal/rep/internal/holdings"
 )
 
 // Step is how far a container is on its way from the cell.
@@ -33,7 +32,7 @@ const (
 
 // Container that is still on the cell.
 type Container struct {
-	executor.Container
+	*holdings.Entry
 	Step Step
 }
 
@@ -56,7 +55,7 @@ type Config struct {
 	// Poll is how often the containers are counted.
 	Poll time.Duration
 	// Containers goes through the containers that are left.
-	Containers func() iter.Seq[executor.Container]
+	Containers func() iter.Seq[*holdings.Entry]
 	// Told says whether the BBS has heard that an instance, by the guid of its container, is to be replaced.
 	Told func(guid string) bool
 	// Untold counts the instances of which the BBS does not know yet that they are to be replaced. While there are any the
@@ -141,17 +140,17 @@ func (e *Evacuator) Progress() Progress {
 func (e *Evacuator) Left() []Container {
 	var left []Container
 	for c := range e.Containers() {
-		left = append(left, Container{Container: c, Step: e.step(c)})
+		left = append(left, Container{Entry: c, Step: e.step(c)})
 	}
 	slices.SortFunc(left, func(a, b Container) int { return strings.Compare(a.GUID, b.GUID) })
 	return left
 }
 
-func (e *Evacuator) step(c executor.Container) Step {
+func (e *Evacuator) step(c *holdings.Entry) Step {
 	switch {
-	case c.Tags[translate.TagLifecycle] == translate.LifecycleTask:
+	case c.Task != nil:
 		return StepTask
-	case c.State == executor.StateCompleted || c.Result.Stopped:
+	case c.Ending:
 		return StepStopping
 	case e.Told != nil && e.Told(c.GUID):
 		return StepReplacing

@@ -13,17 +13,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"diego.internal/executor"
-	"diego.internal/rep/internal/translate"
+	repv1 "diego.internal/proto/rep/v1"
+	"diego.internal/rep/internal/holdings"
 )
 
 // cell is what an evacuator sees of one.
 type cell struct {
 	mu         sync.Mutex
-	containers []executor.Container // guarded by mu
-	abandoned  bool                 // guarded by mu
-	abandonErr error                // guarded by mu
-	untold     int                  // guarded by mu
+	containers []*holdings.Entry // guarded by mu
+	abandoned  bool              // guarded by mu
+	abandonErr error             // guarded by mu
+	untold     int               // guarded by mu
 }
 
 func (c *cell) unknown() int {
@@ -38,7 +38,7 @@ func (c *cell) know(untold int) {
 	c.untold = untold
 }
 
-func (c *cell) list() []executor.Container {
+func (c *cell) list() []*holdings.Entry {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.containers
@@ -50,10 +50,10 @@ func (c *cell) hold(lrps, tasks int) {
 	defer c.mu.Unlock()
 	c.containers = nil
 	for range lrps {
-		c.containers = append(c.containers, executor.Container{Tags: map[string]string{translate.TagLifecycle: translate.LifecycleLRP}})
+		c.containers = append(c.containers, &holdings.Entry{LRP: &repv1.LRP{}})
 	}
 	for range tasks {
-		c.containers = append(c.containers, executor.Container{Tags: map[string]string{translate.TagLifecycle: translate.LifecycleTask}})
+		c.containers = append(c.containers, &holdings.Entry{Task: &repv1.Task{}})
 	}
 }
 
@@ -83,7 +83,7 @@ func inBubble(t *testing.T, test func(t *testing.T, c *cell, e *Evacuator, stop 
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := &cell{}
-		e := New(Config{Timeout: 10 * time.Minute, Poll: time.Second, Containers: func() iter.Seq[executor.Container] { return slices.Values(c.list()) }, Untold: c.unknown, Abandon: c.abandon, Log: slog.New(slog.DiscardHandler)})
+		e := New(Config{Timeout: 10 * time.Minute, Poll: time.Second, Containers: func() iter.Seq[*holdings.Entry] { return slices.Values(c.list()) }, Untold: c.unknown, Abandon: c.abandon, Log: slog.New(slog.DiscardHandler)})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- e.Run(ctx) }()
@@ -150,16 +150,15 @@ func TestEvacuatorEndsWhenTheCellIsEmpty(t *testing.T) {
 
 func TestEvacuatorTellsOfEachContainer(t *testing.T) {
 	t.Parallel()
-	lrp := func(guid string, state executor.State, stopped bool) executor.Container {
-		return executor.Container{GUID: guid, State: state, Result: executor.Result{Stopped: stopped}, Tags: map[string]string{translate.TagLifecycle: translate.LifecycleLRP}}
+	lrp := func(guid string, ending bool) *holdings.Entry {
+		return &holdings.Entry{GUID: guid, Ending: ending, LRP: &repv1.LRP{}}
 	}
 	e := New(Config{
 		Told: func(guid string) bool { return guid == "told" || guid == "stopping" || guid == "ended" },
-		Containers: func() iter.Seq[executor.Container] {
-			return slices.Values([]executor.Container{
-				lrp("new", executor.StateReserved, false), lrp("untold", executor.StateRunning, false), lrp("told", executor.StateRunning, false),
-				lrp("stopping", executor.StateRunning, true), lrp("ended", executor.StateCompleted, false),
-				{GUID: "task", State: executor.StateRunning, Tags: map[string]string{translate.TagLifecycle: translate.LifecycleTask}},
+		Containers: func() iter.Seq[*holdings.Entry] {
+			return slices.Values([]*holdings.Entry{
+				lrp("new", false), lrp("untold", false), lrp("told", false), lrp("stopping", true), lrp("ended", true),
+				{GUID: "task", Task: &repv1.Task{}},
 			})
 		},
 	})

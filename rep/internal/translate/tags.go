@@ -66,6 +66,14 @@ func StartedTaskTags(task *workloadv1.Task) map[string]string {
 	}
 }
 
+// Identity is what a cell may hold only once: an index of an LRP, or a task.
+func Identity(tags map[string]string) string {
+	if tags[TagLifecycle] == LifecycleTask {
+		return "task/" + tags[TagTaskGUID]
+	}
+	return "lrp/" + tags[TagProcessGUID] + "/" + tags[TagProcessIndex]
+}
+
 // LRPOf reads whose instance a container is.
 func LRPOf(c executor.Container, cellID string) (*workloadv1.ActualLRPKey, *workloadv1.ActualLRPInstanceKey, error) {
 	index, err := strconv.ParseInt(c.Tags[TagProcessIndex], 10, 32)

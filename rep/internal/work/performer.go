@@ -6,7 +6,6 @@ package work
 import (
 	"context"
 	"errors"
-	"iter"
 	"log/slog"
 	"slices"
 	"strings"
@@ -35,7 +34,6 @@ const (
 // Executor is what this package needs of the executor.
 type Executor interface {
 	AllocateContainers(ctx context.Context, requests []executor.AllocationRequest) []executor.AllocationFailure
-	Containers() iter.Seq[executor.Container]
 	Healthy() (bool, error)
 	VolumeDrivers() []string
 }
@@ -45,6 +43,8 @@ type Executor interface {
 type Performer struct {
 	CellID   string
 	Executor Executor
+	// Holds says whether the cell has an identity (see translate.Identity) already.
+	Holds func(identity string) bool
 	// RootFS says whether the cell can make this root filesystem.
 	RootFS func(uri string) bool
 	// Evacuating says whether the cell is being emptied.
@@ -102,37 +102,17 @@ type offer struct {
 }
 
 func (p *Performer) newOffer(req *repv1.PerformRequest) *offer {
-	held := p.holds(req)
 	o := &offer{first: map[string]*repv1.WorkResult{}}
 	for _, lrp := range req.GetLrps() {
 		guid := p.NewGUID()
 		tags := translate.LRPTags(lrp.GetKey(), guid, lrp.GetDefinitionId(), lrp.GetPlacement())
-		o.lrps = append(o.lrps, o.add(guid, tags, lrp, held))
+		o.lrps = append(o.lrps, o.add(guid, tags, lrp, p.Holds))
 	}
 	for _, task := range req.GetTasks() {
 		tags := translate.TaskTags(task.GetTaskGuid(), task.GetDomain(), task.GetPlacement())
-		o.tasks = append(o.tasks, o.add(p.NewGUID(), tags, task, held))
+		o.tasks = append(o.tasks, o.add(p.NewGUID(), tags, task, p.Holds))
 	}
 	return o
-}
-
-// holds returns the identities of what the cell has of the work already. A cell has hundreds of containers and is offered a few
-// at a time, so names are looked up before identities are made.
-func (p *Performer) holds(req *repv1.PerformRequest) map[string]bool {
-	names := map[string]bool{}
-	for _, lrp := range req.GetLrps() {
-		names[lrp.GetKey().GetProcessGuid()] = true
-	}
-	for _, task := range req.GetTasks() {
-		names[task.GetTaskGuid()] = true
-	}
-	held := map[string]bool{}
-	for c := range p.Executor.Containers() {
-		if c.State != executor.StateCompleted && (names[c.Tags[translate.TagProcessGUID]] || names[c.Tags[translate.TagTaskGUID]]) {
-			held[identity(c.Tags)] = true
-		}
-	}
-	return held
 }
 
 // described is what LRP and task work have in common.
@@ -142,8 +122,8 @@ type described interface {
 	GetTraceId() string
 }
 
-func (o *offer) add(guid string, tags map[string]string, work described, held map[string]bool) *repv1.WorkResult {
-	id := identity(tags)
+func (o *offer) add(guid string, tags map[string]string, work described, holds func(identity string) bool) *repv1.WorkResult {
+	id := translate.Identity(tags)
 	if twin, offered := o.first[id]; offered {
 		return twin
 	}
@@ -158,17 +138,9 @@ func (o *offer) add(guid string, tags map[string]string, work described, held ma
 		},
 		result:    result,
 		placement: work.GetPlacement(),
-		held:      held[id],
+		held:      holds(id),
 	})
 	return result
-}
-
-// identity is what may be on the cell only once.
-func identity(tags map[string]string) string {
-	if tags[translate.TagLifecycle] == translate.LifecycleTask {
-		return "task/" + tags[translate.TagTaskGUID]
-	}
-	return "lrp/" + tags[translate.TagProcessGUID] + "/" + tags[translate.TagProcessIndex]
 }
 
 func (o *offer) refuseAll(reason string) {

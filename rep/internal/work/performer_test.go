@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"slices"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"diego.internal/executor/garden/simulated"
 	repv1 "diego.internal/proto/rep/v1"
 	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/rep/internal/holdings"
 	"diego.internal/rep/internal/translate"
 )
 
@@ -35,7 +35,7 @@ func newPerformer(t *testing.T) (*Performer, *executor.Client) {
 	named := 0
 	providers := Providers([]string{"cflinuxfs4"}, nil)
 	return &Performer{
-		CellID: "cell-1", Executor: exec, Evacuating: func() bool { return false }, Log: slog.New(slog.DiscardHandler),
+		CellID: "cell-1", Executor: exec, Holds: holdings.New(exec).Holds, Evacuating: func() bool { return false }, Log: slog.New(slog.DiscardHandler),
 		RootFS: func(uri string) bool { return Supports(providers, uri) },
 		NewGUID: func() string {
 			named++
@@ -249,7 +249,7 @@ func TestPerformProperties(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		fake := &ledger{memory: 1000}
 		p := &Performer{
-			CellID: "cell-1", Executor: fake, Evacuating: func() bool { return false }, Log: slog.New(slog.DiscardHandler), NewGUID: fake.name,
+			CellID: "cell-1", Executor: fake, Holds: fake.holds, Evacuating: func() bool { return false }, Log: slog.New(slog.DiscardHandler), NewGUID: fake.name,
 			RootFS: func(uri string) bool { return uri == stack },
 		}
 		for range rapid.IntRange(1, 3).Draw(rt, "requests") {
@@ -265,7 +265,7 @@ func TestPerformProperties(t *testing.T) {
 				rt.Fatalf("%d and %d answers to %v: %v", len(lrps), len(tasks), request, err)
 			}
 			for i, result := range lrps {
-				held := fake.holds(identity(translate.LRPTags(request.GetLrps()[i].GetKey(), "", "", nil)))
+				held := fake.holds(translate.Identity(translate.LRPTags(request.GetLrps()[i].GetKey(), "", "", nil)))
 				if result.GetAccepted() != held {
 					rt.Fatalf("%v is answered by %v, but held is %v", request.GetLrps()[i], result, held)
 				}
@@ -293,8 +293,6 @@ func (l *ledger) Healthy() (bool, error) { return true, nil }
 
 func (l *ledger) VolumeDrivers() []string { return []string{"local", "nfs"} }
 
-func (l *ledger) Containers() iter.Seq[executor.Container] { return slices.Values(l.held) }
-
 func (l *ledger) AllocateContainers(_ context.Context, requests []executor.AllocationRequest) (failures []executor.AllocationFailure) {
 	for _, r := range requests {
 		if r.Resources.MemoryMB > l.memory {
@@ -308,7 +306,7 @@ func (l *ledger) AllocateContainers(_ context.Context, requests []executor.Alloc
 }
 
 func (l *ledger) holds(id string) bool {
-	return slices.ContainsFunc(l.held, func(c executor.Container) bool { return identity(c.Tags) == id })
+	return slices.ContainsFunc(l.held, func(c executor.Container) bool { return translate.Identity(c.Tags) == id })
 }
 
 func TestPerformTakesWorkForItsVolumeDrivers(t *testing.T) {
@@ -327,7 +325,7 @@ func TestPerformTakesWorkForItsVolumeDrivers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			fake := &ledger{memory: 1000}
-			p := &Performer{CellID: "cell-1", Executor: fake, NewGUID: fake.name, Evacuating: func() bool { return false }, RootFS: func(string) bool { return true }}
+			p := &Performer{CellID: "cell-1", Executor: fake, Holds: fake.holds, NewGUID: fake.name, Evacuating: func() bool { return false }, RootFS: func(string) bool { return true }}
 			work := lrpWork("p", 0, 10, 0)
 			work.Placement.VolumeDrivers = test.drivers
 			task := taskWork("t", 10)
