@@ -30,7 +30,8 @@ type meter struct {
 
 func newMeter(c *cluster.Cluster) *meter { return &meter{cluster: c, last: map[int]float64{}} }
 
-// tick returns what each process used since the last tick, by name; postgres is all its processes, scale this one. CPU time of
+// tick returns what each process used since the last tick, by name; cells is all that host cells, postgres all of its processes,
+// scale this one. CPU time of
 // a process that was killed between two ticks is not seen.
 func (m *meter) tick() map[string]use {
 	m.mu.Lock()
@@ -38,7 +39,12 @@ func (m *meter) tick() map[string]use {
 	out := map[string]use{"scale": m.look(os.Getpid(), false)}
 	for _, p := range m.cluster.Processes() {
 		if pid := p.PID(); pid != 0 {
-			out[p.Name] = m.look(pid, false)
+			name := p.Name
+			if strings.HasPrefix(name, cellsPrefix) {
+				name = "cells"
+			}
+			one := m.look(pid, false)
+			out[name] = use{cpu: out[name].cpu + one.cpu, mib: out[name].mib + one.mib}
 		}
 	}
 	main := m.cluster.PostgresPID()

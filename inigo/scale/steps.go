@@ -120,11 +120,11 @@ func (w *world) desireAll(ctx context.Context) error {
 	return w.awaitRunning(ctx, w.instances)
 }
 
-// lose kills the process that hosts a tenth of the cells.
+// lose kills one of the processes that host the cells, which is a tenth of them.
 func (w *world) lose(ctx context.Context) error {
 	w.meter.tick()
 	began := time.Now()
-	w.tenth.Kill()
+	w.hosts[hosts-1].Kill()
 	err := w.await(ctx, func(context.Context) (any, error) {
 		now, _ := w.tail.now()
 		if now == (counts{Running: w.instances}) {
@@ -140,7 +140,7 @@ func (w *world) lose(ctx context.Context) error {
 }
 
 func (w *world) restore(ctx context.Context) error {
-	if err := w.tenth.Start(); err != nil {
+	if err := w.hosts[hosts-1].Start(); err != nil {
 		return err
 	}
 	return w.awaitCells(ctx, w.options.cells)

@@ -27,6 +27,9 @@ const (
 	// instancesPerCell is what a cell offers. A run leaves room for those of lost and emptied cells.
 	instancesPerCell = 400
 	memoryMB         = 64
+	// hosts are the processes that the cells live in. All have as many: one with fewer would start what it is given sooner, and be
+	// given more for it. One at a time collects its garbage, and the cells of the others go on.
+	hosts = 10
 	// callers desire and remove at a time.
 	callers = 50
 	// stall is how long nothing at all may change before a step that waits gives up.
@@ -38,9 +41,9 @@ const (
 type world struct {
 	options
 	cluster *cluster.Cluster
-	// most hosts nine tenths of the cells, tenth the others, which are those to lose.
-	most, tenth *cluster.Process
-	operator    *mtls.Source
+	// hosts are the processes of the cells; the last one is the one to lose.
+	hosts    []*cluster.Process
+	operator *mtls.Source
 
 	domains bbsv1.DomainsClient
 	desired bbsv1.DesiredLRPsClient
@@ -103,24 +106,27 @@ func (w *world) startCells(ctx context.Context) error {
 			return err
 		}
 	}
-	var err error
-	few := w.options.cells / 10
-	if w.most, err = w.cluster.Add("cells-most", "simulated-cells", w.cellsConfig("most", 0, w.options.cells-few)); err != nil {
-		return err
-	}
-	if w.tenth, err = w.cluster.Add("cells-tenth", "simulated-cells", w.cellsConfig("tenth", w.options.cells-few, few)); err != nil {
-		return err
+	for i := range hosts {
+		first, next := i*w.options.cells/hosts, (i+1)*w.options.cells/hosts
+		host, err := w.cluster.Add(cellsPrefix+strconv.Itoa(i), "simulated-cells", w.cellsConfig(i, first, next-first))
+		if err != nil {
+			return err
+		}
+		w.hosts = append(w.hosts, host)
 	}
 	if err := w.awaitCells(ctx, w.options.cells); err != nil {
 		return err
 	}
-	_, err = w.domains.UpsertDomain(ctx, &bbsv1.UpsertDomainRequest{Domain: domain})
+	_, err := w.domains.UpsertDomain(ctx, &bbsv1.UpsertDomainRequest{Domain: domain})
 	return err
 }
 
 func cellID(i int) string { return "cell-" + strconv.Itoa(i) }
 
-func (w *world) cellsConfig(name string, first, count int) map[string]any {
+// cellsPrefix begins the name of each process that hosts cells.
+const cellsPrefix = "cells-"
+
+func (w *world) cellsConfig(host, first, count int) map[string]any {
 	return map[string]any{
 		"cells": map[string]any{
 			"count": count, "first": first, "zones": []string{"z1", "z2", "z3"},
@@ -130,7 +136,7 @@ func (w *world) cellsConfig(name string, first, count int) map[string]any {
 		"bbs":          map[string]any{"addresses": w.cluster.BBSAddresses()},
 		"locket":       map[string]any{"addresses": w.cluster.LocketAddresses()},
 		// There are no routers to wait for.
-		"executor": map[string]any{"state_dir": filepath.Join(filepath.Dir(w.cluster.LogFolder()), "cells-"+name), "drain_time": "-1s"},
+		"executor": map[string]any{"state_dir": filepath.Join(filepath.Dir(w.cluster.LogFolder()), cellsPrefix+strconv.Itoa(host)), "drain_time": "-1s"},
 		// A thousand cells and all that they talk to share two cores, which the steps saturate for minutes: renewals come late by many
 		// seconds. No cell is to be lost by that, because what replaces it would make more work still.
 		"presence": map[string]any{"ttl": "45s"},

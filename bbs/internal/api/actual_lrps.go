@@ -134,7 +134,13 @@ func (c *actualLRPCell) ClaimActualLRP(ctx context.Context, req *bbsv1.ClaimActu
 		return nil, fmt.Errorf("claiming %v for cell %q: %w", key, by.CellID, err)
 	}
 	c.Log.DebugContext(ctx, "actual-lrp-claimed", "process_guid", key.ProcessGUID, "index", key.Index, "cell_id", by.CellID)
-	return &bbsv1.ClaimActualLRPResponse{Revision: revision, DefinitionId: definition}, nil
+	out := &bbsv1.ClaimActualLRPResponse{Revision: revision, DefinitionId: definition}
+	if req.GetWithDefinition() {
+		if out.DesiredLrp, _, err = c.definition(ctx, key.ProcessGUID, by.CellID, definition); err != nil {
+			c.Log.DebugContext(ctx, "definition-not-sent", "process_guid", key.ProcessGUID, "index", key.Index, "cell_id", by.CellID, "error", err)
+		}
+	}
+	return out, nil
 }
 
 func (c *actualLRPCell) StartActualLRP(ctx context.Context, req *bbsv1.StartActualLRPRequest) (*bbsv1.StartActualLRPResponse, error) {
@@ -247,31 +253,39 @@ func (c *actualLRPCell) RemoveActualLRP(ctx context.Context, req *bbsv1.RemoveAc
 }
 
 func (c *actualLRPCell) FetchLRPDefinition(ctx context.Context, req *bbsv1.FetchLRPDefinitionRequest) (*bbsv1.FetchLRPDefinitionResponse, error) {
-	guid := req.GetProcessGuid()
 	cell, err := limitToOwnCell(ctx, "")
 	if err != nil {
 		return nil, err
 	}
-	view, err := c.Store.View()
+	m, revision, err := c.definition(ctx, req.GetProcessGuid(), cell, req.GetDefinitionId())
 	if err != nil {
 		return nil, err
+	}
+	m.Definition = withFallbacks(req.GetNetCheckFallback(), m.GetDefinition())
+	return &bbsv1.FetchLRPDefinitionResponse{DesiredLrp: m, Revision: revision}, nil
+}
+
+// definition is what a cell needs to run an instance that it holds. An empty id means the definition that new instances start from.
+func (c *actualLRPCell) definition(ctx context.Context, guid, cell, id string) (*workloadv1.DesiredLRP, uint64, error) {
+	view, err := c.Store.View()
+	if err != nil {
+		return nil, 0, err
 	}
 	row := view.Desired(guid)
 	switch {
 	case row == nil:
-		return nil, lrp.ErrNotFound.With("desired LRP %q", guid)
+		return nil, 0, lrp.ErrNotFound.With("desired LRP %q", guid)
 	case !view.CellHolds(cell, guid):
-		return nil, errForeign.With("cell %q holds no instance of %q", cell, guid)
+		return nil, 0, errForeign.With("cell %q holds no instance of %q", cell, guid)
 	}
-	id := req.GetDefinitionId()
 	if id == "" {
 		id = row.StartDefinitionID()
 	}
 	def, err := c.Store.LRPDefinition(ctx, guid, id)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	m := wire.Desired(row, false) // the key of the secret route is for who connects, not for the cell
-	m.Definition = withFallbacks(req.GetNetCheckFallback(), def)
-	return &bbsv1.FetchLRPDefinitionResponse{DesiredLrp: m, Revision: view.Revision()}, nil
+	m.Definition = def
+	return m, view.Revision(), nil
 }

@@ -311,6 +311,31 @@ func TestCellsSpeakForThemselvesOnly(t *testing.T) {
 	require.Equal(t, "secret", fetched.GetDesiredLrp().GetDefinition().GetContainer().GetEnv()[0].GetValue())
 }
 
+// TestClaimSendsTheDefinition compares what a claim brings with what the cell would fetch, and claims what is about to be removed.
+func TestClaimSendsTheDefinition(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t)
+	h.desire("app", 1)
+	cell := bbsv1.NewActualLRPCellClient(h.cell("cell-1"))
+	claim := &bbsv1.ClaimActualLRPRequest{ProcessGuid: "app", InstanceKey: instanceKey("app-instance", "cell-1")}
+	short, err := cell.ClaimActualLRP(t.Context(), claim)
+	require.NoError(t, err)
+	require.Nil(t, short.GetDesiredLrp(), "nobody asked for it")
+	claim.WithDefinition = true
+	whole, err := cell.ClaimActualLRP(t.Context(), claim)
+	require.NoError(t, err)
+	fetched, err := cell.FetchLRPDefinition(t.Context(), &bbsv1.FetchLRPDefinitionRequest{ProcessGuid: "app", DefinitionId: whole.GetDefinitionId()})
+	require.NoError(t, err)
+	require.Empty(t, cmp.Diff(fetched.GetDesiredLrp(), whole.GetDesiredLrp(), protocmp.Transform()))
+	require.Equal(t, whole.GetDefinitionId(), whole.GetDesiredLrp().GetDefinition().GetDefinitionId())
+
+	_, err = bbsv1.NewDesiredLRPsClient(h.operator()).RemoveDesiredLRP(t.Context(), &bbsv1.RemoveDesiredLRPRequest{ProcessGuid: "app"})
+	require.NoError(t, err)
+	late, err := cell.ClaimActualLRP(t.Context(), claim)
+	require.NoError(t, err, "the claim holds until the instance is stopped")
+	require.Nil(t, late.GetDesiredLrp())
+}
+
 func TestReadersGetNoSecrets(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t)

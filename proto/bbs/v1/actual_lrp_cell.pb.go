@@ -24,12 +24,14 @@ const (
 )
 
 type ClaimActualLRPRequest struct {
-	state         protoimpl.MessageState   `protogen:"open.v1"`
-	ProcessGuid   string                   `protobuf:"bytes,1,opt,name=process_guid,json=processGuid,proto3" json:"process_guid,omitempty"`
-	Index         int32                    `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
-	InstanceKey   *v1.ActualLRPInstanceKey `protobuf:"bytes,3,opt,name=instance_key,json=instanceKey,proto3" json:"instance_key,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state       protoimpl.MessageState   `protogen:"open.v1"`
+	ProcessGuid string                   `protobuf:"bytes,1,opt,name=process_guid,json=processGuid,proto3" json:"process_guid,omitempty"`
+	Index       int32                    `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`
+	InstanceKey *v1.ActualLRPInstanceKey `protobuf:"bytes,3,opt,name=instance_key,json=instanceKey,proto3" json:"instance_key,omitempty"`
+	// Send what FetchLRPDefinition would, which saves a cell that is about to run the instance that call.
+	WithDefinition bool `protobuf:"varint,4,opt,name=with_definition,json=withDefinition,proto3" json:"with_definition,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ClaimActualLRPRequest) Reset() {
@@ -83,11 +85,21 @@ func (x *ClaimActualLRPRequest) GetInstanceKey() *v1.ActualLRPInstanceKey {
 	return nil
 }
 
+func (x *ClaimActualLRPRequest) GetWithDefinition() bool {
+	if x != nil {
+		return x.WithDefinition
+	}
+	return false
+}
+
 type ClaimActualLRPResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Which definition to run.
-	DefinitionId  string `protobuf:"bytes,2,opt,name=definition_id,json=definitionId,proto3" json:"definition_id,omitempty"`
+	DefinitionId string `protobuf:"bytes,2,opt,name=definition_id,json=definitionId,proto3" json:"definition_id,omitempty"`
+	// With that definition, if it was asked for. Absent if it cannot be had now (the LRP has just been removed): the instance is
+	// claimed all the same, and FetchLRPDefinition says why.
+	DesiredLrp    *v1.DesiredLRP `protobuf:"bytes,3,opt,name=desired_lrp,json=desiredLrp,proto3" json:"desired_lrp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -134,6 +146,13 @@ func (x *ClaimActualLRPResponse) GetDefinitionId() string {
 		return x.DefinitionId
 	}
 	return ""
+}
+
+func (x *ClaimActualLRPResponse) GetDesiredLrp() *v1.DesiredLRP {
+	if x != nil {
+		return x.DesiredLrp
+	}
+	return nil
 }
 
 type StartActualLRPRequest struct {
@@ -611,15 +630,18 @@ var File_bbs_v1_actual_lrp_cell_proto protoreflect.FileDescriptor
 
 const file_bbs_v1_actual_lrp_cell_proto_rawDesc = "" +
 	"\n" +
-	"\x1cbbs/v1/actual_lrp_cell.proto\x12\x06bbs.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1dworkload/v1/actual_lrps.proto\x1a\x1eworkload/v1/desired_lrps.proto\"\xb3\x01\n" +
+	"\x1cbbs/v1/actual_lrp_cell.proto\x12\x06bbs.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1dworkload/v1/actual_lrps.proto\x1a\x1eworkload/v1/desired_lrps.proto\"\xdc\x01\n" +
 	"\x15ClaimActualLRPRequest\x12-\n" +
 	"\fprocess_guid\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\vprocessGuid\x12\x1d\n" +
 	"\x05index\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05index\x12L\n" +
-	"\finstance_key\x18\x03 \x01(\v2!.workload.v1.ActualLRPInstanceKeyB\x06\xbaH\x03\xc8\x01\x01R\vinstanceKey\"Y\n" +
+	"\finstance_key\x18\x03 \x01(\v2!.workload.v1.ActualLRPInstanceKeyB\x06\xbaH\x03\xc8\x01\x01R\vinstanceKey\x12'\n" +
+	"\x0fwith_definition\x18\x04 \x01(\bR\x0ewithDefinition\"\x93\x01\n" +
 	"\x16ClaimActualLRPResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12#\n" +
-	"\rdefinition_id\x18\x02 \x01(\tR\fdefinitionId\"\xbe\x04\n" +
+	"\rdefinition_id\x18\x02 \x01(\tR\fdefinitionId\x128\n" +
+	"\vdesired_lrp\x18\x03 \x01(\v2\x17.workload.v1.DesiredLRPR\n" +
+	"desiredLrp\"\xbe\x04\n" +
 	"\x15StartActualLRPRequest\x123\n" +
 	"\x03key\x18\x01 \x01(\v2\x19.workload.v1.ActualLRPKeyB\x06\xbaH\x03\xc8\x01\x01R\x03key\x12L\n" +
 	"\finstance_key\x18\x02 \x01(\v2!.workload.v1.ActualLRPInstanceKeyB\x06\xbaH\x03\xc8\x01\x01R\vinstanceKey\x12@\n" +
@@ -691,35 +713,36 @@ var file_bbs_v1_actual_lrp_cell_proto_goTypes = []any{
 	(*FetchLRPDefinitionResponse)(nil), // 9: bbs.v1.FetchLRPDefinitionResponse
 	nil,                                // 10: bbs.v1.StartActualLRPRequest.MetricTagsEntry
 	(*v1.ActualLRPInstanceKey)(nil),    // 11: workload.v1.ActualLRPInstanceKey
-	(*v1.ActualLRPKey)(nil),            // 12: workload.v1.ActualLRPKey
-	(*v1.ActualLRPNetInfo)(nil),        // 13: workload.v1.ActualLRPNetInfo
-	(*v1.DesiredLRP)(nil),              // 14: workload.v1.DesiredLRP
+	(*v1.DesiredLRP)(nil),              // 12: workload.v1.DesiredLRP
+	(*v1.ActualLRPKey)(nil),            // 13: workload.v1.ActualLRPKey
+	(*v1.ActualLRPNetInfo)(nil),        // 14: workload.v1.ActualLRPNetInfo
 }
 var file_bbs_v1_actual_lrp_cell_proto_depIdxs = []int32{
 	11, // 0: bbs.v1.ClaimActualLRPRequest.instance_key:type_name -> workload.v1.ActualLRPInstanceKey
-	12, // 1: bbs.v1.StartActualLRPRequest.key:type_name -> workload.v1.ActualLRPKey
-	11, // 2: bbs.v1.StartActualLRPRequest.instance_key:type_name -> workload.v1.ActualLRPInstanceKey
-	13, // 3: bbs.v1.StartActualLRPRequest.net_info:type_name -> workload.v1.ActualLRPNetInfo
-	10, // 4: bbs.v1.StartActualLRPRequest.metric_tags:type_name -> bbs.v1.StartActualLRPRequest.MetricTagsEntry
-	12, // 5: bbs.v1.CrashActualLRPRequest.key:type_name -> workload.v1.ActualLRPKey
-	11, // 6: bbs.v1.CrashActualLRPRequest.instance_key:type_name -> workload.v1.ActualLRPInstanceKey
-	11, // 7: bbs.v1.RemoveActualLRPRequest.instance_key:type_name -> workload.v1.ActualLRPInstanceKey
-	14, // 8: bbs.v1.FetchLRPDefinitionResponse.desired_lrp:type_name -> workload.v1.DesiredLRP
-	0,  // 9: bbs.v1.ActualLRPCell.ClaimActualLRP:input_type -> bbs.v1.ClaimActualLRPRequest
-	2,  // 10: bbs.v1.ActualLRPCell.StartActualLRP:input_type -> bbs.v1.StartActualLRPRequest
-	4,  // 11: bbs.v1.ActualLRPCell.CrashActualLRP:input_type -> bbs.v1.CrashActualLRPRequest
-	6,  // 12: bbs.v1.ActualLRPCell.RemoveActualLRP:input_type -> bbs.v1.RemoveActualLRPRequest
-	8,  // 13: bbs.v1.ActualLRPCell.FetchLRPDefinition:input_type -> bbs.v1.FetchLRPDefinitionRequest
-	1,  // 14: bbs.v1.ActualLRPCell.ClaimActualLRP:output_type -> bbs.v1.ClaimActualLRPResponse
-	3,  // 15: bbs.v1.ActualLRPCell.StartActualLRP:output_type -> bbs.v1.StartActualLRPResponse
-	5,  // 16: bbs.v1.ActualLRPCell.CrashActualLRP:output_type -> bbs.v1.CrashActualLRPResponse
-	7,  // 17: bbs.v1.ActualLRPCell.RemoveActualLRP:output_type -> bbs.v1.RemoveActualLRPResponse
-	9,  // 18: bbs.v1.ActualLRPCell.FetchLRPDefinition:output_type -> bbs.v1.FetchLRPDefinitionResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	12, // 1: bbs.v1.ClaimActualLRPResponse.desired_lrp:type_name -> workload.v1.DesiredLRP
+	13, // 2: bbs.v1.StartActualLRPRequest.key:type_name -> workload.v1.ActualLRPKey
+	11, // 3: bbs.v1.StartActualLRPRequest.instance_key:type_name -> workload.v1.ActualLRPInstanceKey
+	14, // 4: bbs.v1.StartActualLRPRequest.net_info:type_name -> workload.v1.ActualLRPNetInfo
+	10, // 5: bbs.v1.StartActualLRPRequest.metric_tags:type_name -> bbs.v1.StartActualLRPRequest.MetricTagsEntry
+	13, // 6: bbs.v1.CrashActualLRPRequest.key:type_name -> workload.v1.ActualLRPKey
+	11, // 7: bbs.v1.CrashActualLRPRequest.instance_key:type_name -> workload.v1.ActualLRPInstanceKey
+	11, // 8: bbs.v1.RemoveActualLRPRequest.instance_key:type_name -> workload.v1.ActualLRPInstanceKey
+	12, // 9: bbs.v1.FetchLRPDefinitionResponse.desired_lrp:type_name -> workload.v1.DesiredLRP
+	0,  // 10: bbs.v1.ActualLRPCell.ClaimActualLRP:input_type -> bbs.v1.ClaimActualLRPRequest
+	2,  // 11: bbs.v1.ActualLRPCell.StartActualLRP:input_type -> bbs.v1.StartActualLRPRequest
+	4,  // 12: bbs.v1.ActualLRPCell.CrashActualLRP:input_type -> bbs.v1.CrashActualLRPRequest
+	6,  // 13: bbs.v1.ActualLRPCell.RemoveActualLRP:input_type -> bbs.v1.RemoveActualLRPRequest
+	8,  // 14: bbs.v1.ActualLRPCell.FetchLRPDefinition:input_type -> bbs.v1.FetchLRPDefinitionRequest
+	1,  // 15: bbs.v1.ActualLRPCell.ClaimActualLRP:output_type -> bbs.v1.ClaimActualLRPResponse
+	3,  // 16: bbs.v1.ActualLRPCell.StartActualLRP:output_type -> bbs.v1.StartActualLRPResponse
+	5,  // 17: bbs.v1.ActualLRPCell.CrashActualLRP:output_type -> bbs.v1.CrashActualLRPResponse
+	7,  // 18: bbs.v1.ActualLRPCell.RemoveActualLRP:output_type -> bbs.v1.RemoveActualLRPResponse
+	9,  // 19: bbs.v1.ActualLRPCell.FetchLRPDefinition:output_type -> bbs.v1.FetchLRPDefinitionResponse
+	15, // [15:20] is the sub-list for method output_type
+	10, // [10:15] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_bbs_v1_actual_lrp_cell_proto_init() }

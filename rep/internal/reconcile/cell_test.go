@@ -278,6 +278,19 @@ func sendDefinition(q *bbsv1.FetchLRPDefinitionRequest) (*bbsv1.FetchLRPDefiniti
 	}}, nil
 }
 
+// letClaim sends the definition with the claim, if it is asked for.
+func letClaim(q *bbsv1.ClaimActualLRPRequest) (*bbsv1.ClaimActualLRPResponse, error) {
+	out := &bbsv1.ClaimActualLRPResponse{DefinitionId: "definition-1"}
+	if q.GetWithDefinition() {
+		fetched, err := sendDefinition(&bbsv1.FetchLRPDefinitionRequest{ProcessGuid: q.GetProcessGuid()})
+		if err != nil {
+			return nil, err
+		}
+		out.DesiredLrp = fetched.GetDesiredLrp()
+	}
+	return out, nil
+}
+
 func runAction() *workloadv1.Action {
 	return &workloadv1.Action{Action: &workloadv1.Action_Run{Run: &workloadv1.RunAction{Path: "/bin/app", User: "vcap"}}}
 }

@@ -24,7 +24,7 @@ func (r *Reconciler) lrp(ctx context.Context, c executor.Container) error {
 	case executor.StateReserved:
 		return r.claimAndRun(ctx, c, key, instance)
 	case executor.StateInitializing, executor.StateCreated:
-		if _, err := r.claim(ctx, c, key, instance); err != nil && !errors.Is(err, errRefused) {
+		if _, err := r.claim(ctx, c, key, instance, false); err != nil && !errors.Is(err, errRefused) {
 			return err
 		}
 		return nil
@@ -37,10 +37,11 @@ func (r *Reconciler) lrp(ctx context.Context, c executor.Container) error {
 	}
 }
 
-// claim returns the definition to run, or errRefused when the instance is not for us; the container is deleted then.
-func (r *Reconciler) claim(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey) (*bbsv1.ClaimActualLRPResponse, error) {
+// claim returns which definition to run, and the definition if it is wanted, or errRefused when the instance is not for us; the
+// container is deleted then.
+func (r *Reconciler) claim(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey, definition bool) (*bbsv1.ClaimActualLRPResponse, error) {
 	answer, err := r.BBS.Cell.ClaimActualLRP(ctx, &bbsv1.ClaimActualLRPRequest{
-		ProcessGuid: key.GetProcessGuid(), Index: key.GetIndex(), InstanceKey: instance,
+		ProcessGuid: key.GetProcessGuid(), Index: key.GetIndex(), InstanceKey: instance, WithDefinition: definition,
 	})
 	switch {
 	case err == nil:
@@ -59,27 +60,31 @@ func (r *Reconciler) claim(ctx context.Context, c executor.Container, key *workl
 var errRefused = errors.New("the instance is not for this cell")
 
 func (r *Reconciler) claimAndRun(ctx context.Context, c executor.Container, key *workloadv1.ActualLRPKey, instance *workloadv1.ActualLRPInstanceKey) error {
-	claimed, err := r.claim(ctx, c, key, instance)
+	claimed, err := r.claim(ctx, c, key, instance, true)
 	if errors.Is(err, errRefused) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	fetched, err := r.BBS.Cell.FetchLRPDefinition(ctx, &bbsv1.FetchLRPDefinitionRequest{
-		ProcessGuid: key.GetProcessGuid(), DefinitionId: claimed.GetDefinitionId(),
-	})
-	if err != nil {
-		if definitive(err) || fault.Code(err) == codes.PermissionDenied { // the LRP is gone, or the record is no longer ours
-			return r.giveBack(ctx, c, key, instance)
+	desired := claimed.GetDesiredLrp()
+	if desired == nil { // an older BBS, or one that has no definition to send
+		fetched, err := r.BBS.Cell.FetchLRPDefinition(ctx, &bbsv1.FetchLRPDefinitionRequest{
+			ProcessGuid: key.GetProcessGuid(), DefinitionId: claimed.GetDefinitionId(),
+		})
+		if err != nil {
+			if definitive(err) || fault.Code(err) == codes.PermissionDenied { // the LRP is gone, or the record is no longer ours
+				return r.giveBack(ctx, c, key, instance)
+			}
+			return fmt.Errorf("fetching what to run for instance %q: %w", instance.GetInstanceGuid(), err)
 		}
-		return fmt.Errorf("fetching what to run for instance %q: %w", instance.GetInstanceGuid(), err)
+		desired = fetched.GetDesiredLrp()
 	}
-	info, err := translate.RunInfoForLRP(fetched.GetDesiredLrp(), key, instance.GetInstanceGuid())
+	info, err := translate.RunInfoForLRP(desired, key, instance.GetInstanceGuid())
 	if err == nil {
 		err = r.Executor.RunContainer(ctx, executor.RunRequest{
 			GUID: c.GUID, Info: info,
-			Tags: map[string]string{translate.TagDefinitionID: fetched.GetDesiredLrp().GetDefinition().GetDefinitionId()},
+			Tags: map[string]string{translate.TagDefinitionID: desired.GetDefinition().GetDefinitionId()},
 		})
 	}
 	if changedMeanwhile(err) {

@@ -38,6 +38,9 @@ func TestReconcilerLRP(t *testing.T) {
 		fails     bool
 	}{
 		"a reservation that is claimed runs": {
+			container: reserved, bbs: answers{claim: letClaim}, calls: "claim", after: "running",
+		},
+		"a reservation that is claimed from a bbs that does not send definitions runs": {
 			container: reserved, bbs: answers{fetch: sendDefinition}, calls: "claim fetch", after: "running",
 		},
 		"a reservation for what nobody wants is deleted": {
