@@ -140,7 +140,11 @@ func (w *world) lose(ctx context.Context) error {
 }
 
 func (w *world) restore(ctx context.Context) error {
-	if err := w.hosts[hosts-1].Start(); err != nil {
+	lost := w.hosts[hosts-1]
+	if err := lost.Start(); err != nil {
+		return err
+	}
+	if err := yield(lost); err != nil {
 		return err
 	}
 	return w.awaitCells(ctx, w.options.cells)

@@ -92,6 +92,10 @@ func (s *Store) catchUp(ctx context.Context, revision uint64) (warm bool, err er
 	return false, s.Load(ctx)
 }
 
+// loadTimeout is for each table that is loaded whole. It takes seconds; the timeout of other statements would be over on a machine
+// that is starved, and a load that begins again and again makes that worse.
+const loadTimeout = 5 * time.Minute
+
 // Load replaces the state by what the tables hold, as one moment saw it.
 //
 // It returns seal.ErrUnknownKey as TakeOver does.
@@ -101,6 +105,9 @@ func (s *Store) Load(ctx context.Context) error {
 	var tip batchID
 	var schemaAt time.Time
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, fmt.Sprintf(`set local statement_timeout = %d; set local idle_in_transaction_session_timeout = 0`, loadTimeout.Milliseconds())); err != nil {
+			return fmt.Errorf("making time: %w", err)
+		}
 		if err := tx.QueryRow(ctx, `select epoch, revision from bbs_state`).Scan(&epoch, &revision); err != nil {
 			return fmt.Errorf("reading the revision: %w", err)
 		}

@@ -19,6 +19,7 @@ import (
 	"diego.internal/bbs/internal/watch"
 	"diego.internal/bbs/internal/workload"
 	workloadv1 "diego.internal/proto/workload/v1"
+	"diego.internal/servicekit/postgres"
 	"diego.internal/servicekit/postgrestest"
 )
 
@@ -246,6 +247,33 @@ func TestStoreSurvivesRestart(t *testing.T) {
 	taskDef, err := second.TaskDefinition(t.Context(), "task-1")
 	require.NoError(t, err)
 	require.Equal(t, "/r", taskDef.GetResultFile())
+}
+
+// TestLoadMayTakeLong has a table that cannot be read for longer than any other statement may take.
+func TestLoadMayTakeLong(t *testing.T) {
+	t.Parallel()
+	pool := postgrestest.New(t, Migrate)
+	impatient, err := postgres.Open(t.Context(), postgres.Config{ConnectionString: postgrestest.URL(pool), StatementTimeout: 200 * time.Millisecond})
+	require.NoError(t, err)
+	defer impatient.Close()
+	s, err := New(testConfig(t, impatient))
+	require.NoError(t, err)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = tx.Exec(t.Context(), `lock table actual_lrps in access exclusive mode`)
+	require.NoError(t, err)
+	_, err = impatient.Exec(t.Context(), `select count(*) from actual_lrps`)
+	require.ErrorContains(t, err, "statement timeout")
+	loaded := make(chan error, 1)
+	go func() { loaded <- s.Load(t.Context()) }()
+	require.Eventually(t, func() bool {
+		var waiting bool
+		err := pool.QueryRow(t.Context(), `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+			and clock_timestamp() - query_start > interval '500 milliseconds')`).Scan(&waiting)
+		return err == nil && waiting
+	}, 20*time.Second, 10*time.Millisecond)
+	require.NoError(t, tx.Rollback(t.Context()))
+	require.NoError(t, <-loaded)
 }
 
 func TestStandbyFollows(t *testing.T) {
