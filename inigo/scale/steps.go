@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -150,42 +149,73 @@ func (w *world) restore(ctx context.Context) error {
 	return w.awaitCells(ctx, w.options.cells)
 }
 
-// waves is how many parts of the cells are rolled one after another: a tenth at a time, as operators do with a fleet of this size,
-// so that what moves at once is no more than what the loss of a tenth moves.
-const waves = 10
+// atATime is the part of the cells that is emptied at a time: a tenth, as operators do with a fleet of this size, so that what
+// moves at once is no more than what the loss of a tenth moves.
+const atATime = 10
 
-// roll evacuates every cell, a tenth at a time; each comes back empty by itself.
+// roll evacuates every cell, a tenth at a time; each comes back empty by itself, and then it is the turn of another.
 func (w *world) roll(ctx context.Context) error {
 	cells, err := w.addresses(ctx)
 	if err != nil {
 		return err
 	}
-	ids := slices.Sorted(maps.Keys(cells))
-	size := (len(ids) + waves - 1) / waves
-	for wave := range slices.Chunk(ids, size) {
-		err := forEach(ctx, len(wave), size, func(ctx context.Context, i int) error { return w.evacuate(ctx, wave[i], cells[wave[i]]) })
-		if err != nil {
+	present := &directory{world: w}
+	ids := w.oneOfEachHost()
+	size := (len(ids) + atATime - 1) / atATime
+	err = forEach(ctx, len(ids), size, func(ctx context.Context, i int) error {
+		id := ids[i]
+		if err := w.evacuate(ctx, id, cells[id]); err != nil {
 			return err
 		}
-		err = w.await(ctx, func(ctx context.Context) (any, error) {
-			now, err := w.addresses(ctx)
-			back := 0
-			for _, id := range wave {
-				if at, present := now[id]; present && at != cells[id] {
-					back++
-				}
+		return w.await(ctx, func(ctx context.Context) (any, error) {
+			at, err := present.address(ctx, id)
+			if err == nil && (at == "" || at == cells[id]) {
+				err = fmt.Errorf("%s was emptied and is not back", id)
 			}
-			if err == nil && back < len(wave) {
-				err = fmt.Errorf("%d of %d evacuated cells are back", back, len(wave))
-			}
-			return back, err
+			return at, err
 		})
-		if err != nil {
-			return err
-		}
+	})
+	if err != nil {
+		return err
 	}
 	w.report.note("%d cells at a time", size)
 	return w.awaitRunning(ctx, w.instances)
+}
+
+// oneOfEachHost are all cells in such an order that the processes that host them have as much to do at any time.
+func (w *world) oneOfEachHost() []string {
+	var ids []string
+	for offset := 0; len(ids) < w.options.cells; offset++ {
+		for host := range hosts {
+			if i := w.firstOf(host) + offset; i < w.firstOf(host+1) {
+				ids = append(ids, cellID(i))
+			}
+		}
+	}
+	return ids
+}
+
+// directory of the present cells for many who ask at a time.
+type directory struct {
+	world *world
+
+	mu    sync.Mutex
+	asked time.Time         // guarded by mu
+	cells map[string]string // addresses by id as of then; guarded by mu
+}
+
+// address of a cell, empty if it is not present. It is at most a second old.
+func (d *directory) address(ctx context.Context, id string) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.asked) > time.Second {
+		cells, err := d.world.addresses(ctx)
+		if err != nil {
+			return "", err
+		}
+		d.cells, d.asked = cells, time.Now()
+	}
+	return d.cells[id], nil
 }
 
 // evacuate empties a cell and returns when it is empty and ends.

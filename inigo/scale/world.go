@@ -108,8 +108,7 @@ func (w *world) startCells(ctx context.Context) error {
 		}
 	}
 	for i := range hosts {
-		first, next := i*w.options.cells/hosts, (i+1)*w.options.cells/hosts
-		host, err := w.cluster.Add(cellsPrefix+strconv.Itoa(i), "simulated-cells", w.cellsConfig(i, first, next-first))
+		host, err := w.cluster.Add(cellsPrefix+strconv.Itoa(i), "simulated-cells", w.cellsConfig(i))
 		if err == nil {
 			err = yield(host)
 		}
@@ -140,10 +139,13 @@ func yield(host *cluster.Process) error {
 // cellsPrefix begins the name of each process that hosts cells.
 const cellsPrefix = "cells-"
 
-func (w *world) cellsConfig(host, first, count int) map[string]any {
+// firstOf is the number of the first cell of a host.
+func (w *world) firstOf(host int) int { return host * w.options.cells / hosts }
+
+func (w *world) cellsConfig(host int) map[string]any {
 	return map[string]any{
 		"cells": map[string]any{
-			"count": count, "first": first, "zones": []string{"z1", "z2", "z3"},
+			"count": w.firstOf(host+1) - w.firstOf(host), "first": w.firstOf(host), "zones": []string{"z1", "z2", "z3"},
 			"memory_mb": instancesPerCell * memoryMB, "disk_mb": instancesPerCell * memoryMB, "containers": instancesPerCell,
 		},
 		"certificates": map[string]any{"ca": w.cluster.Operator().CA, "folder": filepath.Dir(w.cluster.Operator().CA)},

@@ -48,60 +48,64 @@ func (c *container) listening() bool {
 	return false
 }
 
-// conn is a connection to a simulated application. It has no goroutine: what is read follows from what was written.
+// conn is a connection to a simulated application. It has no goroutine: what is read follows from what was written. Most are
+// closed as soon as they are open, by checks, so that it is one small object.
 type conn struct {
-	remote net.Addr
-	closed chan struct{}
-	close  sync.Once
-	asked  chan struct{} // closed when a whole request header was written
+	remote netip.AddrPort
 
 	mu      sync.Mutex
+	changed sync.Cond // on mu; signalled when it is closed, or the reply is there
+	closed  bool
 	request []byte        // until the header is whole
 	reply   *bytes.Reader // nil until then
 }
 
 func newConn(remote netip.AddrPort) *conn {
-	return &conn{remote: net.TCPAddrFromAddrPort(remote), closed: make(chan struct{}), asked: make(chan struct{})}
+	c := &conn{remote: remote}
+	c.changed.L = &c.mu
+	return c
 }
 
 func (c *conn) Write(p []byte) (int, error) {
-	select {
-	case <-c.closed:
-		return 0, net.ErrClosed
-	default:
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return 0, net.ErrClosed
+	}
 	if c.reply != nil {
 		return len(p), nil // the body, or a second request that gets no answer
 	}
 	c.request = append(c.request, p...)
 	if bytes.Contains(c.request, []byte("\r\n\r\n")) {
 		c.request, c.reply = nil, bytes.NewReader([]byte(answer))
-		close(c.asked)
+		c.changed.Broadcast()
 	}
 	return len(p), nil
 }
 
 // Read waits for a request and then for nothing: after the answer comes the end.
 func (c *conn) Read(p []byte) (int, error) {
-	select {
-	case <-c.closed:
-		return 0, net.ErrClosed
-	case <-c.asked:
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	for !c.closed && c.reply == nil {
+		c.changed.Wait()
+	}
+	if c.closed {
+		return 0, net.ErrClosed
+	}
 	return c.reply.Read(p)
 }
 
 func (c *conn) Close() error {
-	c.close.Do(func() { close(c.closed) })
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	c.changed.Broadcast()
 	return nil
 }
 
 func (c *conn) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4zero} }
-func (c *conn) RemoteAddr() net.Addr { return c.remote }
+func (c *conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
 
 // Deadlines are not kept: whoever asks an application that always answers does not need them, and closes.
 func (c *conn) SetDeadline(time.Time) error      { return nil }
