@@ -159,6 +159,10 @@ func (w *world) roll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	before, err := w.incarnations(ctx)
+	if err != nil {
+		return err
+	}
 	present := &directory{world: w}
 	ids := w.oneOfEachHost()
 	size := (len(ids) + atATime - 1) / atATime
@@ -168,11 +172,11 @@ func (w *world) roll(ctx context.Context) error {
 			return err
 		}
 		return w.await(ctx, func(ctx context.Context) (any, error) {
-			at, err := present.address(ctx, id)
-			if err == nil && (at == "" || at == cells[id]) {
+			since, err := present.incarnation(ctx, id)
+			if err == nil && (since.IsZero() || since.Equal(before[id])) {
 				err = fmt.Errorf("%s was emptied and is not back", id)
 			}
-			return at, err
+			return since, err
 		})
 	})
 	if err != nil {
@@ -200,18 +204,18 @@ type directory struct {
 	world *world
 
 	mu    sync.Mutex
-	asked time.Time         // guarded by mu
-	cells map[string]string // addresses by id as of then; guarded by mu
+	asked time.Time            // guarded by mu
+	cells map[string]time.Time // incarnations by id as of then; guarded by mu
 }
 
-// address of a cell, empty if it is not present. It is at most a second old.
-func (d *directory) address(ctx context.Context, id string) (string, error) {
+// incarnation is since when a cell is present, zero if it is not, as of a second ago at most.
+func (d *directory) incarnation(ctx context.Context, id string) (time.Time, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if time.Since(d.asked) > time.Second {
-		cells, err := d.world.addresses(ctx)
+		cells, err := d.world.incarnations(ctx)
 		if err != nil {
-			return "", err
+			return time.Time{}, err
 		}
 		d.cells, d.asked = cells, time.Now()
 	}

@@ -15,7 +15,6 @@ import (
 
 	"diego.internal/deploy/cluster"
 	bbsv1 "diego.internal/proto/bbs/v1"
-	workloadv1 "diego.internal/proto/workload/v1"
 	"diego.internal/servicekit/grpcclient"
 	"diego.internal/servicekit/mtls"
 	"diego.internal/servicekit/telemetry"
@@ -172,22 +171,28 @@ func (w *world) dialCell(id, address string) (*grpc.ClientConn, error) {
 
 // addresses of the present cells by id.
 func (w *world) addresses(ctx context.Context) (map[string]string, error) {
-	return w.ofCells(ctx, (*workloadv1.CellPresence).GetRepAddress)
+	return ofCells(ctx, w, func(c *bbsv1.Cell) string { return c.GetPresence().GetRepAddress() })
 }
 
 // zones of the present cells by id.
 func (w *world) zones(ctx context.Context) (map[string]string, error) {
-	return w.ofCells(ctx, (*workloadv1.CellPresence).GetZone)
+	return ofCells(ctx, w, func(c *bbsv1.Cell) string { return c.GetPresence().GetZone() })
 }
 
-func (w *world) ofCells(ctx context.Context, what func(*workloadv1.CellPresence) string) (map[string]string, error) {
+// incarnations are since when the present cells are so, by id. A cell that was emptied comes back as another one, and may have the
+// address that it had.
+func (w *world) incarnations(ctx context.Context) (map[string]time.Time, error) {
+	return ofCells(ctx, w, func(c *bbsv1.Cell) time.Time { return c.GetSince().AsTime() })
+}
+
+func ofCells[T any](ctx context.Context, w *world, what func(*bbsv1.Cell) T) (map[string]T, error) {
 	answer, err := w.cells.ListCells(ctx, &bbsv1.ListCellsRequest{})
 	if err != nil {
 		return nil, fmt.Errorf("listing the cells: %w", err)
 	}
-	out := make(map[string]string, len(answer.GetCells()))
+	out := make(map[string]T, len(answer.GetCells()))
 	for _, c := range answer.GetCells() {
-		out[c.GetPresence().GetCellId()] = what(c.GetPresence())
+		out[c.GetPresence().GetCellId()] = what(c)
 	}
 	return out, nil
 }
