@@ -143,9 +143,11 @@ func (f *Fleet) reask(m *member, works []*work.Work, out Outcome, failure error)
 		})
 		return out
 	}
-	held := keysHeld(resp)
+	var told inventory
+	told.take(resp, question.GetKnownContainers())
+	there := told.live()
 	for _, w := range works {
-		if held[w.Key()] {
+		if there[w.Key()] {
 			out.Accepted = append(out.Accepted, w)
 		} else {
 			out.Refused = append(out.Refused, w)
@@ -188,20 +190,4 @@ func performRequest(cellID string, works []*work.Work) (req *repv1.PerformReques
 		})
 	}
 	return req, append(order, tasks...)
-}
-
-// keysHeld is the live work of a cell.
-func keysHeld(s *repv1.StateResponse) map[work.Key]bool {
-	held := map[work.Key]bool{}
-	for _, l := range s.GetLrps() {
-		if live(l.GetState()) {
-			held[work.Key{Kind: auction.LRP, GUID: l.GetKey().GetProcessGuid(), Index: int(l.GetKey().GetIndex())}] = true
-		}
-	}
-	for _, t := range s.GetTasks() {
-		if live(t.GetState()) {
-			held[work.Key{Kind: auction.Task, GUID: t.GetTaskGuid()}] = true
-		}
-	}
-	return held
 }

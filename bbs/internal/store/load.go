@@ -105,7 +105,7 @@ func (s *Store) Load(ctx context.Context) error {
 	var tip batchID
 	var schemaAt time.Time
 	err := pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, fmt.Sprintf(`set local statement_timeout = %d; set local idle_in_transaction_session_timeout = 0`, loadTimeout.Milliseconds())); err != nil {
+		if _, err := tx.Exec(ctx, fmt.Sprintf(`set local statement_timeout = %[1]d; set local idle_in_transaction_session_timeout = %[1]d`, loadTimeout.Milliseconds())); err != nil {
 			return fmt.Errorf("making time: %w", err)
 		}
 		if err := tx.QueryRow(ctx, `select epoch, revision from bbs_state`).Scan(&epoch, &revision); err != nil {

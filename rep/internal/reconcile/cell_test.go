@@ -302,6 +302,13 @@ func ourTask(s workloadv1.TaskState) *workloadv1.Task {
 	}
 }
 
+// serve makes an instance that runs, and that the BBS will let serve until its replacement does.
+func (b *testbed) serve() {
+	b.reserveLRP()
+	b.bring(testInstance, running)
+	b.bbs.evacuateRunning = letServe
+}
+
 // letServe answers that an instance serves until its replacement does.
 func letServe(*bbsv1.EvacuateRunningActualLRPRequest) (*bbsv1.EvacuateRunningActualLRPResponse, error) {
 	return &bbsv1.EvacuateRunningActualLRPResponse{KeepContainer: true}, nil

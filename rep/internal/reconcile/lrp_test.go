@@ -357,9 +357,7 @@ func TestReconcilerLetsGoWhenTheReplacementServes(t *testing.T) {
 	inCell(t, func(b *testbed) {
 		t := b.t
 		b.bbs.events = make(chan *bbsv1.WatchResponse)
-		b.reserveLRP()
-		b.bring(testInstance, running)
-		b.bbs.evacuateRunning = letServe
+		b.serve()
 		b.bbs.set([]*workloadv1.ActualLRP{{Key: testKey(), InstanceKey: testInstanceKey(), State: workloadv1.ActualLRPState_ACTUAL_LRP_STATE_RUNNING}}, nil, nil)
 		stop := b.run()
 		defer stop()
@@ -416,9 +414,7 @@ func TestReconcilerTellsTheInstanceThatItMoves(t *testing.T) {
 	t.Parallel()
 	inCell(t, func(b *testbed) {
 		t := b.t
-		b.reserveLRP()
-		b.bring(testInstance, running)
-		b.bbs.evacuateRunning = letServe
+		b.serve()
 		lines := b.linesUntilGone(testInstance)
 		b.evacuate()
 		for range 3 {
@@ -436,9 +432,7 @@ func TestReconcilerTellsOnceThatAnInstanceMoves(t *testing.T) {
 	t.Parallel()
 	inCell(t, func(b *testbed) {
 		t := b.t
-		b.reserveLRP()
-		b.bring(testInstance, running)
-		b.bbs.evacuateRunning = letServe
+		b.serve()
 		b.evacuate()
 		report := translate.RunningOf(b.container(testInstance), b.r.Zone)
 		evacuating := record(runningState, workloadv1.Presence_PRESENCE_EVACUATING)

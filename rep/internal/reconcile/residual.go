@@ -26,7 +26,7 @@ func (r *Reconciler) submitResidual(ctx context.Context, known *records, present
 			continue
 		}
 		over = append(over, r.queue.submit(ctx, "task/"+guid, func(ctx context.Context) {
-			if !r.holds("task/" + guid) {
+			if !r.hasContainer("task/" + guid) {
 				r.settle(ctx, "task/"+guid, func() error { return r.failLostTask(ctx, task) })
 			}
 		}))
@@ -34,8 +34,8 @@ func (r *Reconciler) submitResidual(ctx context.Context, known *records, present
 	return over
 }
 
-// holds says whether there is a container for what the name stands for.
-func (r *Reconciler) holds(name string) bool {
+// hasContainer says whether there is one for what the name stands for, also one that has ended.
+func (r *Reconciler) hasContainer(name string) bool {
 	for c := range r.Executor.Containers() {
 		if holder(c) == name {
 			return true

@@ -70,6 +70,17 @@ func (i *inventory) count() (instances map[string]int, tasks int, reserved []wor
 	return instances, tasks, reserved
 }
 
+// live is the work that has not ended.
+func (i *inventory) live() map[work.Key]bool {
+	out := map[work.Key]bool{}
+	for _, h := range i.containers {
+		if h.live {
+			out[h.key] = true
+		}
+	}
+	return out
+}
+
 func live(s repv1.ContainerState) bool {
 	switch s {
 	case repv1.ContainerState_CONTAINER_STATE_SHUTDOWN, repv1.ContainerState_CONTAINER_STATE_CRASHED:
